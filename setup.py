@@ -1,0 +1,27 @@
+"Packaging for modscale: every value comes from settings.ini; pyproject.toml only declares the build backend."
+from configparser import ConfigParser
+from pathlib import Path
+from setuptools import setup, find_packages
+from setuptools.command.sdist import sdist as _sdist
+
+class sdist(_sdist):
+    "An sdist has to carry settings.ini, which this file reads (no MANIFEST.in needed)"
+    def make_release_tree(self, base_dir, files): super().make_release_tree(base_dir, [*files, 'settings.ini'])
+
+here = Path(__file__).resolve().parent
+ini = ConfigParser(delimiters=['='], interpolation=None)
+ini.read(here/'settings.ini', encoding='utf-8')
+cfg = ini['DEFAULT']
+words = lambda k: cfg.get(k, '').split()
+
+setup(
+    name=cfg['lib_name'], version=cfg['version'], description=cfg['description'],
+    long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
+    author=cfg['author'], author_email=cfg['author_email'], license=cfg['license'], project_urls={'Repository': cfg['git_url']},
+    keywords=words('keywords'), classifiers=['Programming Language :: Python :: 3'], python_requires='>=' + cfg['min_python'],
+    packages=find_packages(include=[cfg['lib_name'], cfg['lib_name'] + '.*']),
+    install_requires=words('requirements'),
+    extras_require={'dev': words('dev_requirements')},
+    entry_points={'console_scripts': words('console_scripts'),
+                  'nbdev': [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]},
+    cmdclass={'sdist': sdist}, zip_safe=False)
