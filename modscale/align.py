@@ -17,7 +17,7 @@ import torch
 
 from .symbols import choice, real_above, whole
 
-# %% ../nbs/08_align.ipynb #08-006
+# %% ../nbs/08_align.ipynb #08-007
 def fourier_features(
     z:torch.Tensor, # module inputs, shape (..., n, K)
     bandwidth:torch.Tensor, # kernel widths, shape (..., K)
@@ -33,7 +33,7 @@ def fourier_features(
     constant = weight[..., :1].expand(*z.shape, 1)
     return torch.cat([constant, weight[..., 1:] * angle.cos(), weight[..., 1:] * angle.sin()], -1)
 
-# %% ../nbs/08_align.ipynb #08-010
+# %% ../nbs/08_align.ipynb #08-011
 def quadratic_and_logdet(
     Phi:torch.Tensor, # features, shape (..., n, D)
     y:torch.Tensor, # targets, float64, shape (n,)
@@ -48,7 +48,7 @@ def quadratic_and_logdet(
     logdet = 2*factor.diagonal(dim1=-1, dim2=-2).log().sum(-1) + (n - D)*noise.log()
     return quad, logdet
 
-# %% ../nbs/08_align.ipynb #08-011
+# %% ../nbs/08_align.ipynb #08-012
 def neg_log_evidence(
     Phi:torch.Tensor, # features, shape (..., n, D)
     y:torch.Tensor, # targets, float64, shape (n,)
@@ -58,7 +58,7 @@ def neg_log_evidence(
     quad, logdet = quadratic_and_logdet(Phi, y, noise)
     return (quad.log() - math.log(len(y)))/2 + logdet/(2*len(y))
 
-# %% ../nbs/08_align.ipynb #08-014
+# %% ../nbs/08_align.ipynb #08-015
 def coverage(
     learned:np.ndarray, # learned directions, shape (K, m), unit rows
     true:np.ndarray, # true directions, shape (k, m), unit rows
@@ -73,7 +73,7 @@ def similarity(
     "Mean over learned directions of the best |cos| among the true ones; the measure of the paper's Figure 5."
     return coverage(true, learned)
 
-# %% ../nbs/08_align.ipynb #08-018
+# %% ../nbs/08_align.ipynb #08-019
 @dataclass
 class Kernel:
     "The sum-of-modules kernel: directions and what else the evidence learns. Tensors that `align` optimises."
@@ -94,7 +94,7 @@ class Kernel:
         self.log_scale.clamp_(-7, 5)
         self.log_noise.clamp_(math.log(3e-3), math.log(1e3))
 
-# %% ../nbs/08_align.ipynb #08-019
+# %% ../nbs/08_align.ipynb #08-020
 def wide_start(
     K:int, # directions
     m:int, # inputs
@@ -108,7 +108,7 @@ def wide_start(
     kernel.project_to_domain()
     return kernel
 
-# %% ../nbs/08_align.ipynb #08-021
+# %% ../nbs/08_align.ipynb #08-022
 def paper_objective(
     kernel:Kernel, # directions to be improved
     x:torch.Tensor, # inputs, shape (n, m)
@@ -126,7 +126,7 @@ def joint_objective(
     "Our rule: all modules in one kernel, under the log evidence."
     return neg_log_evidence(kernel.features(x).flatten(1), y, kernel.log_noise.exp())
 
-# %% ../nbs/08_align.ipynb #08-022
+# %% ../nbs/08_align.ipynb #08-023
 def optimise_kernel(
     kernel:Kernel, # the start, changed in place
     x:torch.Tensor, # inputs, shape (n, m)
@@ -153,7 +153,7 @@ def optimise_kernel(
     for t in learned: t.requires_grad_(False)
     return history
 
-# %% ../nbs/08_align.ipynb #08-024
+# %% ../nbs/08_align.ipynb #08-025
 @dataclass(frozen=True, eq=False)
 class Alignment:
     "Directions found by `align`, and the closed-form kernel fit that goes with them. Modules are in order of their share."
@@ -176,7 +176,7 @@ class Alignment:
         "The kernel's own prediction of y at `x` (n, m); shape (n,). No network is trained."
         return self.effects(x).sum(1) + self.center
 
-# %% ../nbs/08_align.ipynb #08-025
+# %% ../nbs/08_align.ipynb #08-026
 def closed_form(
     kernel:Kernel, # at the learned directions
     x:torch.Tensor, # inputs, shape (n, m)
@@ -192,7 +192,7 @@ def closed_form(
     A = A + kernel.log_noise.exp() * torch.eye(len(A), dtype=A.dtype, device=A.device)
     return torch.cholesky_solve(b[:, None], torch.linalg.cholesky(A)).view(shape)
 
-# %% ../nbs/08_align.ipynb #08-027
+# %% ../nbs/08_align.ipynb #08-028
 def check_data(
     x, # inputs, shape (n, m)
     y, # targets, shape (n,)
@@ -208,7 +208,7 @@ def check_data(
     if y.std() == 0: raise ValueError(f'y must not be constant, got y={y[0]} in every row')
     return x, y
 
-# %% ../nbs/08_align.ipynb #08-028
+# %% ../nbs/08_align.ipynb #08-029
 def align(
     x:np.ndarray, # training inputs, shape (n, m); on a scale near one
     y:np.ndarray, # training targets, shape (n,)
@@ -217,7 +217,7 @@ def align(
     candidates:int|None=None, # directions to optimise; default 2K for 'joint', K for 'paper'
     steps:int=150, # Adam steps
     lr:float=.05, # Adam's learning rate at the start
-    batch:int=2048, # samples of a step
+    batch:int=1024, # samples of a step
     seed:int=0, # of the random start
     device:str='cpu', # where to compute
 ) -> Alignment: # directions in order of the variance that they carry
@@ -237,7 +237,7 @@ def align(
     keep = np.argsort(-share, kind='stable')[:K]
     return replace(found, U=found.U[keep], share=share[keep], seconds=time.perf_counter() - start)
 
-# %% ../nbs/08_align.ipynb #08-042
+# %% ../nbs/08_align.ipynb #08-043
 def plot_alignment(
     found:Alignment, # result of `align`
     task, # the task it was found on, with `U` and `modules`

@@ -8,7 +8,7 @@ __all__ = ['CLASSES', 'SHAPES', 'FOLDERS', 'KINDS', 'GROUPS', 'CHUNK', 'SPLITS',
            'read_folder', 'cache_folder', 'places', 'download_images', 'load_images', 'held_out', 'draw_classes',
            'sample_indices', 'sample_batch', 'class_index', 'pixel_scale', 'check_task', 'ComposeTask', 'plot_examples']
 
-# %% ../nbs/10_images.ipynb #10-004
+# %% ../nbs/10_images.ipynb #10-003
 import gzip, io, os, re, shutil, socket, struct, tempfile, zlib
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,19 +18,20 @@ from pathlib import Path
 import numpy as np
 from .symbols import choice, real_above, whole
 
-# %% ../nbs/10_images.ipynb #10-007
+# %% ../nbs/10_images.ipynb #10-006
 CLASSES = {'digits': tuple('0123456789'),
            'cifar10': ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck'),
-           'fashion-mnist': ('T-shirt/top', 'Trouser', 'Pullover', 'Dress', 'Coat', 'Sandal', 'Shirt', 'Sneaker', 'Bag', 'Ankle boot')}
+           'fashion-mnist': ('T-shirt/top', 'Trouser', 'Pullover', 'Dress', 'Coat', 'Sandal', 'Shirt', 'Sneaker', 'Bag',
+                             'Ankle boot')}
 SHAPES = {'digits': (8, 8, 1), 'cifar10': (32, 32, 3), 'fashion-mnist': (28, 28, 1)}
 FOLDERS = {'cifar10': ('cifar10', 'cifar-10-batches-py', 'cifar10/cifar-10-batches-py'),
            'fashion-mnist': ('fashion-mnist', 'fashion_mnist', 'FashionMNIST/raw', 'fashion-mnist/FashionMNIST/raw')}
 
 class DataNotFound(FileNotFoundError): "No file of the data set is in any place that was looked in, and it could not be downloaded."
 
-class DataCorrupt(ValueError): "A file of the data set is truncated, altered or not what its name says; the message names the file (and row)."
+class DataCorrupt(ValueError): "A file of the data set is truncated, altered or not what its name says: the message names it (and the row)."
 
-# %% ../nbs/10_images.ipynb #10-008
+# %% ../nbs/10_images.ipynb #10-007
 @dataclass(frozen=True, eq=False)
 class ImageData:
     "Labelled images, split into training and test; raises `ValueError` if shapes, types or labels do not fit together."
@@ -47,14 +48,14 @@ class ImageData:
             x, y = (np.asarray(getattr(self, f'{split}_{s}')) for s in 'xy')
             if x.dtype != np.uint8 or x.ndim != 4 or x.size == 0:
                 raise ValueError(f'{split}_x must be uint8 (N, H, W, C) and not empty, got {x.dtype} {x.shape}')
-            if y.dtype.kind not in 'iu' or y.shape != x.shape[:1]:
-                raise ValueError(f'{split}_y must be {x.shape[:1]} whole numbers, got {y.dtype} {y.shape}')
+            if y.dtype != np.int64 or y.shape != x.shape[:1]:
+                raise ValueError(f'{split}_y must be int64 {x.shape[:1]}, got {y.dtype} {y.shape}')
             bad = np.flatnonzero((y < 0) | (y >= len(self.classes)))
             if len(bad): raise ValueError(f'{split}_y must be 0..{len(self.classes) - 1}, got {split}_y[{bad[0]}]={y[bad[0]]}')
         if self.train_x.shape[1:] != self.test_x.shape[1:]:
             raise ValueError(f'test_x must be images of shape {self.train_x.shape[1:]}, got {self.test_x.shape[1:]}')
 
-# %% ../nbs/10_images.ipynb #10-010
+# %% ../nbs/10_images.ipynb #10-008
 def load_digit_images(
     limit:int|None=None, # at most this many training images, and a fifth as many test images
 ) -> ImageData: # 8 x 8 x 1 images of handwritten digits
@@ -66,7 +67,7 @@ def load_digit_images(
     a, b = (None, None) if limit is None else (limit, max(1, limit // 5))
     return ImageData('digits', 'scikit-learn: load_digits', x[~test][:a], y[~test][:a], x[test][:b], y[test][:b], CLASSES['digits'])
 
-# %% ../nbs/10_images.ipynb #10-013
+# %% ../nbs/10_images.ipynb #10-011
 def decode(
     data:bytes, # a PNG or JPEG file
     shape:tuple, # wanted (H, W, C); C = 3 is RGB, C = 1 grey
@@ -81,7 +82,7 @@ def decode(
     except Exception as e: raise DataCorrupt(f'{where}: not a readable image ({e})') from e  # a broken file raises many types in Pillow
     raise DataCorrupt(f'{where}: image of {size[0]} x {size[1]} pixels, mode {mode}; {shape[0]} x {shape[1]} with 8 bits wanted')
 
-# %% ../nbs/10_images.ipynb #10-015
+# %% ../nbs/10_images.ipynb #10-012
 def parquet_rows(
     file:Path, # a Parquet file with columns img or image (struct with bytes) and label or labels
     n_classes:int, # labels are 0..n_classes-1
@@ -93,17 +94,17 @@ def parquet_rows(
         with pq.ParquetFile(file) as p:
             names = p.schema_arrow.names
             image, label = ([c for c in cs if c in names] for cs in (('img', 'image'), ('label', 'labels')))
-            if not image or not label: raise DataCorrupt(f'{file}: columns img (or image) and label wanted, got {", ".join(names)}')
+            if not image or not label: raise DataCorrupt(f'{file}: columns img (or image) and label wanted, got {names}')
             for rows in p.iter_batches(1024, columns=[image[0], label[0]]):
                 for cell, y in zip(rows.column(image[0]).to_pylist(), rows.column(label[0]).to_pylist()):
                     where = f'{file}, row {row}'
                     if not isinstance(cell, dict) or not isinstance(cell.get('bytes'), bytes): raise DataCorrupt(f'{where}: no image bytes')
-                    if not isinstance(y, int) or not 0 <= y < n_classes: raise DataCorrupt(f'{where}: label {y!r} is not 0..{n_classes - 1}')
+                    if not isinstance(y, int) or not 0 <= y < n_classes: raise DataCorrupt(f'{where}: label {y!r} not 0..{n_classes - 1}')
                     yield where, cell['bytes'], y
                     row += 1
     except (pa.ArrowException, OSError) as e: raise DataCorrupt(f'{file}: not a complete Parquet file (after row {row}: {e})') from e
 
-# %% ../nbs/10_images.ipynb #10-016
+# %% ../nbs/10_images.ipynb #10-013
 def read_parquet(
     folder:Path, # where to look
     dataset:str, # name of the data set
@@ -125,7 +126,7 @@ def read_parquet(
     if not x: raise DataCorrupt(f'{files[0]}: holds no images')
     return np.stack(x), np.array(y, dtype=np.int64), [f.name for f in files]
 
-# %% ../nbs/10_images.ipynb #10-019
+# %% ../nbs/10_images.ipynb #10-016
 def read_idx(
     folder:Path, # where to look
     dataset:str, # name of the data set; only fashion-mnist comes in this format
@@ -152,7 +153,7 @@ def read_idx(
     if n != n_y or y.max() > 9: raise DataCorrupt(f'{parts[1]}: {n_y} labels up to {y.max()}; {n} labels of 0..9 wanted')
     return x[..., None], y.astype(np.int64), [f.name for f in parts]
 
-# %% ../nbs/10_images.ipynb #10-022
+# %% ../nbs/10_images.ipynb #10-018
 def read_batches(
     folder:Path, # where to look
     dataset:str, # name of the data set; only cifar10 comes in this format
@@ -168,12 +169,13 @@ def read_batches(
     x, y, names = [], [], []
     for name, md5 in dict(train=CIFAR10.train_list, test=CIFAR10.test_list)[split]:
         if limit is not None and len(y) >= limit: break
-        if not check_integrity(str(folder/name), md5): raise DataCorrupt(f'{folder/name}: missing, truncated or altered (wrong MD5 checksum)')
+        if not check_integrity(str(folder/name), md5): \
+            raise DataCorrupt(f'{folder/name}: missing, truncated or altered (wrong MD5 checksum)')
         b = pickle.loads((folder/name).read_bytes(), encoding='latin1')
         x.append(b['data'].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)); y += b['labels']; names.append(name)
     return np.ascontiguousarray(np.concatenate(x)[:limit]), np.array(y[:limit], dtype=np.int64), names
 
-# %% ../nbs/10_images.ipynb #10-023
+# %% ../nbs/10_images.ipynb #10-019
 def read_tree(
     folder:Path, # where to look
     dataset:str, # name of the data set
@@ -187,14 +189,14 @@ def read_tree(
     found = [(number[key(d.name)], d) for d in sorted(top.iterdir()) if d.is_dir() and key(d.name) in number] if top.is_dir() else []
     if not found: return None
     if sorted(i for i, _ in found) != list(range(len(CLASSES[dataset]))):
-        raise DataCorrupt(f'{top}: one folder for each of {", ".join(map(key, CLASSES[dataset]))} wanted, got {", ".join(d.name for _, d in found)}')
+        raise DataCorrupt(f'{top}: one folder for each of {[key(c) for c in CLASSES[dataset]]} wanted, got {[d.name for _, d in found]}')
     files = sorted((rank, i, f) for i, d in found
                    for rank, f in enumerate(sorted(f for f in d.iterdir() if f.suffix.lower() in ('.png', '.jpg', '.jpeg'))))[:limit]
     if not files: raise DataCorrupt(f'{top}: holds no images')
     x = np.stack([decode(f.read_bytes(), SHAPES[dataset], str(f)) for _, _, f in files])
     return x, np.array([i for _, i, _ in files], dtype=np.int64), [f'{split}/']
 
-# %% ../nbs/10_images.ipynb #10-025
+# %% ../nbs/10_images.ipynb #10-020
 KINDS = {'Parquet': read_parquet, 'CIFAR-10 batches': read_batches, 'IDX': read_idx, 'class folders': read_tree}
 
 def read_folder(
@@ -210,7 +212,7 @@ def read_folder(
         if train is None or test is None: raise DataCorrupt(f'{folder}: {kind} of the {"test" if train else "train"} split are missing')
         return ImageData(dataset, f'{kind}: {", ".join(train[2] + test[2])}', *train[:2], *test[:2], CLASSES[dataset])
 
-# %% ../nbs/10_images.ipynb #10-027
+# %% ../nbs/10_images.ipynb #10-022
 def cache_folder() -> Path: # the folder of this user for data that can be fetched again
     "Where downloaded data sets are kept."
     import platformdirs
@@ -225,12 +227,12 @@ def places(
     roots = [data_dir] if data_dir is not None else [*([env] if env else []), cache_folder()]
     return [p for r in roots for p in (*(Path(r).expanduser()/f for f in FOLDERS[dataset]), Path(r).expanduser())]
 
-# %% ../nbs/10_images.ipynb #10-029
+# %% ../nbs/10_images.ipynb #10-023
 def download_images(
     dataset:str, # cifar10 or fashion-mnist
     timeout:float=20., # seconds without any data after which the attempt ends
 ) -> Path: # the folder that now holds the data set
-    "Download a data set into the user's cache folder; raises `OSError` or `RuntimeError` (network, checksum) and then leaves nothing behind."
+    "Download a data set into the user's cache folder; raises `OSError` or `RuntimeError` if that fails, and leaves nothing behind."
     import torchvision
     kind = {'cifar10': torchvision.datasets.CIFAR10, 'fashion-mnist': torchvision.datasets.FashionMNIST}[dataset]
     cache, before = cache_folder(), socket.getdefaulttimeout()
@@ -245,7 +247,7 @@ def download_images(
         socket.setdefaulttimeout(before)
         shutil.rmtree(part, ignore_errors=True)
 
-# %% ../nbs/10_images.ipynb #10-030
+# %% ../nbs/10_images.ipynb #10-024
 def load_images(
     dataset:str='digits', # digits, cifar10 or fashion-mnist
     data_dir:str|Path|None=None, # the only folder to look in, if given (digits needs none and ignores it)
@@ -256,7 +258,8 @@ def load_images(
     choice('dataset', dataset, tuple(CLASSES))
     if limit is not None: limit = whole('limit', limit).item()
     if dataset == 'digits': return load_digit_images(limit)
-    tried, cause, why = places(dataset, data_dir), None, 'not tried (data_dir is given)' if data_dir is not None else 'not tried (download=False)'
+    tried, cause = places(dataset, data_dir), None
+    why = f'not tried ({"download=False" if data_dir is None else "data_dir is given"})'
     look = lambda folders: next((data for f in folders if (data := read_folder(f, dataset, limit)) is not None), None)
     data = look(tried)
     if data is None and download and data_dir is None:
@@ -269,7 +272,7 @@ def load_images(
         f'test/<class>/*.png|jpg in: {", ".join(map(str, tried))}. Download: {why}. To get it, put the files into a folder and give it as '
         f'data_dir or in the environment variable MODSCALE_DATA, or call load_images({dataset!r}) once with a network.') from cause
 
-# %% ../nbs/10_images.ipynb #10-033
+# %% ../nbs/10_images.ipynb #10-027
 GROUPS = 5
 
 def held_out(
@@ -279,7 +282,7 @@ def held_out(
     y = np.asarray(y)
     return y.sum(-1) % GROUPS == 0 if y.shape[-1] > 1 else np.zeros(y.shape[:-1], dtype=bool)
 
-# %% ../nbs/10_images.ipynb #10-036
+# %% ../nbs/10_images.ipynb #10-029
 def draw_classes(
     rng:np.random.Generator, # source of randomness
     size:int, # number of samples
@@ -294,7 +297,7 @@ def draw_classes(
     y[:, -1] = (r - y[:, :-1].sum(1)) % GROUPS + GROUPS * rng.integers(n_classes // GROUPS, size=size)
     return y
 
-# %% ../nbs/10_images.ipynb #10-039
+# %% ../nbs/10_images.ipynb #10-032
 CHUNK = 1024
 SPLITS = ('train', 'seen', 'unseen')
 
@@ -317,7 +320,7 @@ def sample_indices(
     here = slice(start % CHUNK, start % CHUNK + size)
     return np.concatenate(index)[here], np.concatenate(y)[here]
 
-# %% ../nbs/10_images.ipynb #10-041
+# %% ../nbs/10_images.ipynb #10-034
 def sample_batch(
     task:'ComposeTask', # the task
     start:int, # number of the first sample
@@ -331,17 +334,17 @@ def sample_batch(
     noise = real_above('noise', noise, 0, strict=False).item()
     index, y = sample_indices(task, start, size, split)
     images = task.data.train_x if split == 'train' else task.data.test_x
-    x = torch.from_numpy(images.reshape(len(images), -1)[index].reshape(len(index), task.m)).to(device)  # bytes travel, not floats
-    if task.permute: x = x.index_select(1, torch.from_numpy(task.order).to(device))
+    v = images.reshape(len(images), -1)[index].reshape(len(index), task.m)
+    if task.permute: v = v.take(task.order, axis=1)  # while they are bytes: less memory to move than as floats
     mean, std = task.scale
-    x = x.float().mul_(1 / (255 * std)).sub_(mean / std)
+    x = torch.from_numpy(v).to(device).float().mul_(1 / (255 * std)).sub_(mean / std)  # bytes travel to the device, not floats
     if noise:
         draws = (np.random.default_rng((task.seed, SPLITS.index(split), i, 1)).standard_normal(task.m, dtype=np.float32)
                  for i in range(int(start), int(start) + len(index)))
         for row, e in zip(x, draws): row.add_(torch.from_numpy(e).to(device), alpha=noise)
     return x, torch.from_numpy(y).to(device)
 
-# %% ../nbs/10_images.ipynb #10-042
+# %% ../nbs/10_images.ipynb #10-035
 def class_index(
     y:np.ndarray, # labels, whole numbers (N,)
     n_classes:int, # number of classes q
@@ -350,42 +353,46 @@ def class_index(
     count = np.bincount(y, minlength=n_classes)
     return np.argsort(y, kind='stable'), np.cumsum(count) - count, count
 
-# %% ../nbs/10_images.ipynb #10-043
 def pixel_scale(
     x:np.ndarray, # images, uint8 (N, H, W, C)
 ) -> tuple[float, float]: # mean and standard deviation of all values / 255
     "One mean and one standard deviation for all pixels and channels, from exact counts of the 256 values."
-    count = sum(np.bincount(part.ravel(), minlength=256) for part in np.array_split(x, max(1, len(x) // 512)))  # parts: bincount works on int64
+    parts = np.array_split(x, max(1, len(x) // 512))  # in parts, because bincount makes an int64 copy
+    count = sum(np.bincount(part.ravel(), minlength=256) for part in parts)
     v = np.arange(256) / 255
     mean = count @ v / count.sum()
     return float(mean), float(np.sqrt(count @ (v - mean)**2 / count.sum()))
 
-# %% ../nbs/10_images.ipynb #10-045
+# %% ../nbs/10_images.ipynb #10-036
 def check_task(
     task:'ComposeTask', # the task to check
-) -> None:
+) -> tuple[int, int]: # k and seed as whole numbers
     "Check the settings of a task; raises `ValueError` naming the first bad one."
-    k, _, q = whole('k', task.k).item(), whole('seed', task.seed, 0).item(), task.n_classes
+    k, seed, q = whole('k', task.k).item(), whole('seed', task.seed, 0).item(), task.n_classes
     for split in ('train', 'test'):
         y = getattr(task.data, f'{split}_y')
         if len(y) < k: raise ValueError(f'k must be at most the number of {split} images, got k={k} with {len(y)}')
         missing = np.flatnonzero(np.bincount(y, minlength=q) == 0)
-        if len(missing): raise ValueError(f'data must have every class, got {split}_y without {task.data.classes[missing[0]]!r} ({len(y)} images)')
+        if len(missing): raise ValueError(f'data must have every class, got {split}_y ({len(y)}) without {task.data.classes[missing[0]]!r}')
     if task.holdout and k > 1 and q % GROUPS:
         raise ValueError(f'holdout needs a number of classes divisible by {GROUPS}, got holdout={task.holdout!r} with {q} classes')
-    if task.data.train_x.min() == task.data.train_x.max(): raise ValueError(f'data must not be constant, got train_x={task.data.train_x.min()}')
+    low, high = task.data.train_x.min(), task.data.train_x.max()
+    if low == high: raise ValueError(f'data must not be constant, got train_x={low} everywhere')
+    return k, seed
 
-# %% ../nbs/10_images.ipynb #10-047
+# %% ../nbs/10_images.ipynb #10-037
 @dataclass(frozen=True, eq=False)
 class ComposeTask:
-    "k images side by side, predict the class of each (Compositional CIFAR-10, Section 5); raises `ValueError` naming a bad setting."
+    "k images side by side, predict the class of each (the paper's Compositional CIFAR-10); raises `ValueError` naming a bad setting."
     data: ImageData # the images, held once
     k: int # images in a sample
     seed: int = 0 # of the samples and of the permutation
     permute: bool = False # are the inputs in one fixed random order?
     holdout: bool = True # are 20 % of the class combinations kept from training? (needs k >= 2)
 
-    def __post_init__(self): check_task(self)
+    def __post_init__(self):
+        for name, value in zip(('k', 'seed'), check_task(self)): object.__setattr__(self, name, value)
+
     n_classes = property(lambda self: len(self.data.classes), doc='Classes of one image.')
     D = property(lambda self: int(np.prod(self.data.train_x.shape[1:])), doc='Numbers in one image.')
     m = property(lambda self: self.k * self.D, doc='Inputs.')
@@ -396,31 +403,34 @@ class ComposeTask:
     scale = cached_property(lambda self: pixel_scale(self.data.train_x))  # mean and standard deviation
     by_class = cached_property(lambda self: {s: class_index(getattr(self.data, f'{s}_y'), self.n_classes) for s in ('train', 'test')})
 
-    def block(self, j): return np.argsort(self.order)[j * self.D:(j + 1) * self.D]
+    def block(self, j:int) -> np.ndarray:
+        "Inputs of image j = 0..k-1 in pixel order, int64 (D,)."
+        return np.argsort(self.order)[choice('j', j, range(self.k)) * self.D:][:self.D]
 
     indices, batch = sample_indices, sample_batch
-    def show(self, n=3, **kw): return plot_examples(self, n, **kw)
+    def show(self, n=3, **kw): return plot_examples(self, n, **kw)  # a figure; arguments of plot_examples
 
-# %% ../nbs/10_images.ipynb #10-058
+# %% ../nbs/10_images.ipynb #10-045
 def plot_examples(
     task:'ComposeTask', # the task
     n:int=3, # samples to show
     split:str='train', # train, seen or unseen
     noise:float=0., # standard deviation of the added noise
-    permuted:bool=False, # show the inputs in the order the network gets, not as images
-) -> 'matplotlib.figure.Figure': # one row for each sample
-    "Draw samples of a task with their classes; values outside the range of the pixels (noise) are clipped."
-    from matplotlib.figure import Figure
-    x, y = task.batch(0, n, split, noise)
-    mean, std = task.scale
+) -> 'matplotlib.figure.Figure': # one row for each sample; a second column with the inputs as they come if they are permuted
+    "Draw samples of a task with their classes; noisy values outside the range of the pixels are clipped."
+    import matplotlib.pyplot as plt
+    n, (x, y), (mean, std) = whole('n', n).item(), task.batch(0, n, split, noise), task.scale
     pixels = np.clip(x.numpy() * std + mean, 0, 1)
-    if not permuted: pixels = pixels[:, np.concatenate([task.block(j) for j in range(task.k)])]
+    views = [pixels[:, np.concatenate([task.block(j) for j in range(task.k)])], *([pixels] if task.permute else [])]
     h, w, c = task.data.train_x.shape[1:]
-    fig = Figure(figsize=(min(6, 1.5 * task.k + 1.2), 1 + 1.1 * n * min(1, 4 / task.k)), layout='constrained')
-    for ax, row, labels in zip(fig.subplots(n, squeeze=False)[:, 0], pixels, y.tolist()):
-        strip = row.reshape(task.k, h, w, c).transpose(1, 0, 2, 3).reshape(h, task.k * w, c)  # images side by side
-        ax.imshow(strip if c == 3 else strip[..., 0], cmap='gray', vmin=0, vmax=1)
-        ax.set_xticks(np.arange(task.k) * w + (w - 1) / 2, [task.data.classes[i] for i in labels], fontsize=8)
-        ax.set_ylabel('pixel', fontsize=8); ax.tick_params(axis='y', labelsize=7)
-    fig.supxlabel('class of each image' + (' (inputs in permuted order)' if permuted else ''), fontsize=9)
+    size = (7, 0.5 + n * (0.35 + 6.5 / (task.k * len(views))))
+    fig, grid = plt.subplots(n, len(views), figsize=size, squeeze=False, layout='constrained')
+    for axes, *rows, labels in zip(grid, *views, y.tolist()):
+        for ax, row in zip(axes, rows):
+            strip = row.reshape(task.k, h, w, c).transpose(1, 0, 2, 3).reshape(h, task.k * w, c)  # images side by side
+            ax.imshow(strip if c == 3 else strip[..., 0], cmap='gray', vmin=0, vmax=1)
+            ax.set_xticks([]); ax.set_yticks([])
+        axes[0].set_xticks(np.arange(task.k) * w + (w - 1) / 2, [task.data.classes[i] for i in labels], fontsize=8)
+    for ax, title in zip(axes, ('class of each image', 'inputs in the permuted order')): ax.set_xlabel(title, fontsize=9)
+    plt.close(fig)  # the caller's reference shows it, once
     return fig

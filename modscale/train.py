@@ -94,7 +94,6 @@ def fit(
     lr:float=3e-3, # Adam's learning rate at the start
     validate:Callable|None=None, # net to losses of shape (S,); None: the last weights are kept
     every:int=100, # steps between validations
-    tick:Callable[[int], None]=lambda steps: None, # told of the steps done since it was last called
 ) -> Fit: # best losses and steps of each network, and the time
     """Train each network of the stack on its own mini-batches with Adam, a cosine schedule and early stopping.
 
@@ -114,7 +113,6 @@ def fit(
         bad = (~losses.isfinite()).nonzero().flatten().tolist()
         if bad: raise FloatingPointError(f'loss of networks {bad} is not finite at step {step} of {steps}')
         if validate: stopping.update(step)
-        tick((step - 1) % every + 1)
     if validate: stopping.restore()
     return Fit(stopping.loss, stopping.step, time.perf_counter() - start, steps)
 

@@ -1,0 +1,42 @@
+"Every notebook runs, each in a process of its own and within its time. As many run at once as there are cores."
+import os, subprocess, sys, time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+import pytest
+
+root = Path(__file__).resolve().parents[1]
+notebooks = sorted((root/'nbs').glob('*.ipynb'))
+budget = 120 # seconds, with every core busy
+longer = {} # exceptions: stem of a notebook, to seconds
+
+def run(nb, started):
+    "Run one notebook; returns (what went wrong, empty if nothing, and seconds)."
+    limit, t = longer.get(nb.stem, budget), time.monotonic()
+    p = subprocess.Popen([sys.executable, str(root/'tests'/'notebooks.py'), str(nb)], text=True, cwd=root,
+                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    started.append(p)
+    try: out, err = p.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        p.kill()
+        at = p.communicate()[1].strip().splitlines()[-1:]
+        return f'{nb.name} took longer than its budget of {limit} s, {"".join(at) or "starting"}', time.monotonic() - t
+    error = out or err[-3000:] # a crash leaves nothing on stdout
+    return error if p.returncode else '', time.monotonic() - t
+
+@pytest.fixture(scope='session')
+def runs(request):
+    "The selected notebooks, all under way: path to the future of its result."
+    selected = [i.callspec.params['nb'] for i in request.session.items if getattr(i, 'originalname', '') == 'test_notebook']
+    started = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield {nb: pool.submit(run, nb, started) for nb in selected}
+        pool.shutdown(wait=False, cancel_futures=True) # after -x or Ctrl-C nothing goes on
+        for p in started:
+            if p.poll() is None: p.kill()
+
+@pytest.mark.parametrize('nb', notebooks, ids=lambda nb: nb.stem)
+def test_notebook(nb, runs):
+    error, seconds = runs[nb].result()
+    if error: pytest.fail(f'{nb.name} failed after {seconds:.1f} s\n{error}', pytrace=False)
+
+def test_there_are_notebooks(): assert notebooks

@@ -1,0 +1,78 @@
+"What is published: an sdist, the wheel built from it, and that wheel in an environment where nothing of the development tools loads."
+import email, os, shutil, subprocess, sys, sysconfig, venv, zipfile
+from pathlib import Path
+import pytest
+
+root = Path(__file__).resolve().parents[1]
+modules = sorted(f'modscale/{f.name}' for f in (root/'modscale').glob('*.py'))
+# the tools build and test what is not this checkout, so they are not measured
+plain = {k: v for k, v in os.environ.items() if not k.startswith('COVERAGE_') and k != 'PYTHONPATH'}
+tools = ['nbdev', 'fastcore', 'execnb', 'IPython', 'ipykernel', 'sphinx', 'myst_nb', 'nbconvert', 'pytest', 'hypothesis', 'coverage']
+block = f'''
+import sys
+class Block:
+    "Stands in for an environment without the dev extra."
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in {tools!r}: raise ModuleNotFoundError('not a runtime requirement: ' + name)
+sys.meta_path.insert(0, Block())
+'''
+
+def run(*command, cwd, check=True):
+    done = subprocess.run([str(c) for c in command], cwd=cwd, env=plain, capture_output=True, text=True, timeout=300)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    "The wheel, built from the sdist, which is built from a copy of the checkout."
+    tmp = tmp_path_factory.mktemp('wheel')
+    junk = shutil.ignore_patterns('.*', '__pycache__', '*.egg-info', '_docs', '_proc', 'build', 'dist', 'nbs', 'tests', 'results')
+    shutil.copytree(root, tmp/'tree', ignore=junk)
+    run(sys.executable, '-m', 'build', '--no-isolation', '--outdir', tmp/'dist', tmp/'tree', cwd=tmp)
+    return next((tmp/'dist').glob('*.whl'))
+
+@pytest.fixture(scope='module')
+def installed(wheel, tmp_path_factory):
+    """Python of a fresh environment with the wheel in it. It borrows the heavy runtime packages from this one through its search path
+    (a .pth file there is not read, so this checkout is not on the path), and refuses to import the development tools."""
+    home = tmp_path_factory.mktemp('venv')
+    venv.create(home, with_pip=False)
+    python = home/('Scripts/python.exe' if os.name == 'nt' else 'bin/python')
+    site = Path(run(python, '-c', 'import sysconfig; print(sysconfig.get_paths()["purelib"])', cwd=home).stdout.strip())
+    run(sys.executable, '-m', 'pip', '--python', python, 'install', '--quiet', '--no-deps', '--no-index', wheel, cwd=home)
+    (site/'borrow.pth').write_text('\n'.join(dict.fromkeys([sysconfig.get_paths()['purelib'], sysconfig.get_paths()['platlib']])) + '\n')
+    (site/'block_tools.py').write_text(block)
+    (site/'block_tools.pth').write_text('import block_tools\n')
+    return python
+
+def test_wheel_holds_the_library_only(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert sorted(n for n in names if '.dist-info/' not in n) == modules
+    assert any(n.endswith('.dist-info/licenses/LICENSE') for n in names)
+
+def test_metadata(wheel):
+    with zipfile.ZipFile(wheel) as z:
+        read = lambda end: z.read(next(n for n in z.namelist() if n.endswith('.dist-info/' + end))).decode()
+        meta, scripts = email.message_from_string(read('METADATA')), read('entry_points.txt')
+    ini = dict(line.split(' = ', 1) for line in (root/'settings.ini').read_text(encoding='utf-8').splitlines() if ' = ' in line)
+    assert (meta['Name'], meta['Version'], meta['Requires-Python']) == ('modscale', ini['version'], '>=' + ini['min_python'])
+    assert 'Apache' in (meta['License-Expression'] or meta['License']) and meta['Summary'] == ini['description']
+    runtime = [r for r in meta.get_all('Requires-Dist') if 'extra ==' not in r]
+    assert len(runtime) == len(ini['requirements'].split()) and not any(r.startswith(tuple(tools)) for r in runtime)
+    assert all(s.replace('=', ' = ') in scripts for s in ini['console_scripts'].split())
+
+def test_the_tools_are_really_missing(installed, tmp_path):
+    assert 'not a runtime requirement: nbdev' in run(installed, '-c', 'import nbdev', cwd=tmp_path, check=False).stderr
+
+def test_every_module_imports_from_the_wheel(installed, tmp_path):
+    names = [m[:-3].replace('/', '.').removesuffix('.__init__') for m in modules]
+    out = run(installed, '-c', f'import importlib\nfor n in {names!r}: print(importlib.import_module(n).__file__)', cwd=tmp_path).stdout
+    assert all(line.startswith(str(installed.parents[1])) for line in out.split()) and len(out.split()) == len(names)
+
+def test_command_line_of_the_wheel(installed, tmp_path):
+    if 'modscale/cli.py' not in modules: pytest.skip('no modscale.cli')
+    assert 'usage' in run(installed.parent/'modscale', '--help', cwd=tmp_path).stdout
+
+def test_docs_command_says_what_is_missing(installed, tmp_path):
+    done = run(installed.parent/'modscale-docs', 'build', cwd=tmp_path, check=False)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and 'checkout' in done.stderr
