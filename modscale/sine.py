@@ -37,6 +37,7 @@ class SineCell:
     seed:int=0 # seed of the first task
     steps:int=2000 # training steps of 'ours' and 'oracle'; the others get more (step 2)
     align_steps:int=150 # optimiser steps of the rule
+    align_batch:int=1024 # samples of one of them
     batch:int=128 # samples of a training step
     lr:float=3e-3 # Adam's learning rate at the start
 
@@ -111,7 +112,7 @@ def budget(
     def cost(method):
         one = replace(cell, method=method, seeds=1)
         return step_flops(build(one, random_projections(1, cell.k, cell.m)), cell.m, cell.batch)
-    align_cost, own = alignment_flops(min(cell.cut, 1024), cell.m, 2*cell.k, cell.align_steps), cost(cell.method)
+    align_cost, own = alignment_flops(min(cell.cut, cell.align_batch), cell.m, 2*cell.k, cell.align_steps), cost(cell.method)
     if cell.method == 'ours': return cell.steps, align_cost, own
     total = align_cost + cell.steps*cost('ours')
     return cell.steps if cell.method == 'oracle' else max(cell.steps, math.ceil(total/own)), 0., own
@@ -127,7 +128,7 @@ def start_projections(
     if cell.method == 'modular': return random_projections(cell.seeds, cell.k, cell.m, seed=cell.seed), []
     if cell.method == 'oracle': return torch.as_tensor(np.stack([t.U for t in cell.tasks()]), dtype=torch.float32)[..., None], []
     rule = 'joint' if cell.method == 'ours' else 'paper'
-    found = [align(xs, ys[:, 0], cell.k, rule, steps=cell.align_steps, seed=cell.seed + s, device=x.device)
+    found = [align(xs, ys[:, 0], cell.k, rule, steps=cell.align_steps, batch=cell.align_batch, seed=cell.seed + s, device=x.device)
              for s, (xs, ys) in enumerate(zip(x.cpu().numpy(), y.cpu().numpy()))]
     return torch.as_tensor(np.stack([f.U for f in found]))[..., None], found
 

@@ -36,8 +36,8 @@ def run(nb):
     os.environ['IN_TEST'] = '1' # nbdev_export() in a cell does nothing
     skip, force = str(get_config(nb.parent).tst_flags).split(), os.environ.get('MODSCALE_TEST_FLAGS', '').split()
     cells, found, shell = nb_test_cells(nb, skip, force), places(nb), Shell(nb)
-    named = shell.compile.get_code_name
-    shell.compile.get_code_name = lambda *args: shell.place[0] if shell.place else named(*args)
+    named = shell.compile.cache # IPython's name of a cell; it also keeps the cell's source, which for a module is its file
+    shell.compile.cache = lambda *args, **kw: shell.place[0] if shell.place else named(*args, **kw)
     os.chdir(nb.parent)
     for cell in cells:
         shell.place = found.get(cell.id)

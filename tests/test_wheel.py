@@ -1,5 +1,5 @@
 "What is published: an sdist, the wheel built from it, and that wheel in an environment where nothing of the development tools loads."
-import email, os, shutil, subprocess, sys, sysconfig, venv, zipfile
+import email, os, shutil, subprocess, sys, venv, zipfile
 from pathlib import Path
 import pytest
 
@@ -40,7 +40,7 @@ def installed(wheel, tmp_path_factory):
     python = home/('Scripts/python.exe' if os.name == 'nt' else 'bin/python')
     site = Path(run(python, '-c', 'import sysconfig; print(sysconfig.get_paths()["purelib"])', cwd=home).stdout.strip())
     run(sys.executable, '-m', 'pip', '--python', python, 'install', '--quiet', '--no-deps', '--no-index', wheel, cwd=home)
-    (site/'borrow.pth').write_text('\n'.join(dict.fromkeys([sysconfig.get_paths()['purelib'], sysconfig.get_paths()['platlib']])) + '\n')
+    (site/'borrow.pth').write_text('\n'.join(p for p in sys.path if p.endswith(('site-packages', 'dist-packages'))) + '\n')
     (site/'block_tools.py').write_text(block)
     (site/'block_tools.pth').write_text('import block_tools\n')
     return python
