@@ -174,6 +174,7 @@ nb_execution_mode = 'off'
 nb_merge_streams = True
 nb_code_prompt_show, nb_code_prompt_hide = 'Show the {{type}}', 'Hide the {{type}}'
 myst_enable_extensions = ['dollarmath', 'amsmath']
+myst_dmath_double_inline = True
 myst_heading_anchors = 3
 suppress_warnings = ['myst.header']
 html_theme = 'furo'

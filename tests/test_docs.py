@@ -35,11 +35,38 @@ def test_stored_figures_are_shown(site):
         shown = len(re.findall(r'<img [^>]*src="_images/', (site/f'{page}.html').read_text(encoding='utf-8')))
         assert shown >= stored, page
 
-def test_a_browser_draws_the_mathematics_and_finds_words(site, tmp_path):
+def formulas(site):
+    "Every formula of the site as Sphinx wrote it."
+    found = [re.findall(r'<(span|div) class="math notranslate[^>]*>(.*?)</\1>', (site/f'{p}.html').read_text(encoding='utf-8'), re.S) for p in notebooks]
+    return [f'<{tag} class="math notranslate nohighlight">{tex}</{tag}>' for page in found for tag, tex in page]
+
+def test_no_dollar_is_left_in_the_text(site):
+    for page in notebooks:
+        text = (site/f'{page}.html').read_text(encoding='utf-8')
+        text = re.sub(r'<(pre|code|script|style|svg)\b.*?</\1>|<(span|div) class="math notranslate.*?</\2>|<[^>]*>', '', text, flags=re.S)
+        assert re.findall(r'.*\$.*', text) == [], f'{page}: mathematics that MyST does not recognise'
+
+@pytest.fixture(scope='module')
+def dom(site, tmp_path_factory):
+    "What a browser makes of a page of the site, as HTML."
     chromium = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
     if not chromium: pytest.skip('no chromium')
     flags = ['--headless', '--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking', '--disable-component-update',
-             '--disable-sync', f'--user-data-dir={tmp_path}', '--virtual-time-budget=10000', '--dump-dom']
-    def dom(address): return subprocess.run([chromium, *flags, address], capture_output=True, text=True, timeout=120).stdout
-    assert 'mjx-container' in dom((site/'symbols.html').as_uri())
-    assert 'page matching' in (found := dom((site/'search.html').as_uri() + '?q=real_above')) or 'pages matching' in found
+             '--disable-sync', f'--user-data-dir={tmp_path_factory.mktemp("profile")}', '--virtual-time-budget=20000', '--dump-dom']
+    def dom(page, query=''):
+        return subprocess.run([chromium, *flags, (site/page).as_uri() + query], capture_output=True, text=True, timeout=120).stdout
+    return dom
+
+def test_a_browser_draws_every_formula(site, dom):
+    page, all_ = (site/'symbols.html').read_text(encoding='utf-8'), formulas(site)
+    scripts = re.findall(r'<script\b[^>]*>[^<]*</script>', page)
+    mathjax = '\n'.join(s for s in scripts if 'mathjax' in s.lower())
+    (site/'formulas.html').write_text(f'<html><head>{mathjax}</head><body>{" ".join(all_)}</body></html>', encoding='utf-8')
+    drawn = dom('formulas.html')
+    (site/'formulas.html').unlink()
+    wrong = re.findall(r'data-mjx-error="[^"]*"|<mjx-mtext[^>]*color: red', drawn) # red: an unknown command
+    assert wrong == [] and len(re.findall('<mjx-container', drawn)) == len(all_) > 0
+
+def test_a_browser_searches_without_a_server(dom):
+    found = re.search(r'found (\d+|one) pages? matching', dom('search.html', '?q=real_above'))
+    assert found and found[1] != '0'
