@@ -49,7 +49,8 @@ def predict_modular_loss(
     rho=1., # correlation of model features with the task's, broadcasts
 ) -> tuple[np.ndarray, np.ndarray]: # train and test loss
     "Theorem 2 with the eigenvalue law of 01_spectrum in b dimensions. Raises `ValueError` by argument name."
-    q = real_above('p', p, 0) / check(K=K)[0]
+    (K, b), p = check(K=K, b=b), real_above('p', p, 0)
+    q = p/K
     return theorem2(n, p, k, K, head_trace(q, b, Omega, c), tail_trace(q, b, Omega, c), d, rho)
 
 # %% ../nbs/04_modular_theory.ipynb #04-014
@@ -67,7 +68,7 @@ def simulate_theorem2(
     "Simulate the modular toy model with whitened minimum-norm least squares. Raises `ValueError` by argument name."
     n, k, K, q, d, trials = (single(s, v, 1 + (s == 'trials')) for s, v in dict(n=n, k=k, K=K, q=q, d=d, trials=trials).items())
     lam, = check(spectrum=spectrum)
-    if lam.ndim != 1 or len(lam) < q: raise ValueError(f'spectrum must be a vector of at least q = {q} eigenvalues, got spectrum={spectrum!r}')
+    if lam.ndim != 1 or len(lam) < q: raise ValueError(f'spectrum must be a vector of at least q = {q} values, got spectrum={spectrum!r}')
     if not 0 <= rho <= 1: raise ValueError(f'rho must be in [0, 1], got rho={rho!r}')
     rng, losses, both, chunk = np.random.default_rng(seed), [], min(k, K), max(1, 2_000_000//(n*d*(K*q + k*len(lam))))
     for start in range(0, trials, chunk):
@@ -83,8 +84,9 @@ def simulate_theorem2(
 
 # %% ../nbs/04_modular_theory.ipynb #04-018
 THEOREM2_GRID = tuple((*setting, name) for setting in (
-    (60, 3, 3, 10, 1, 1.), (60, 4, 2, 15, 1, 1.), (60, 2, 4, 10, 1, 1.), (30, 3, 3, 10, 3, 1.), (60, 3, 3, 10, 1, .8), (60, 3, 3, 10, 1, .3),
-    (60, 3, 3, 10, 1, 0.), (20, 4, 4, 10, 1, 1.), (20, 4, 4, 10, 1, .8), (20, 6, 3, 20, 1, 1.), (20, 3, 6, 10, 1, .8))
+    (60, 3, 3, 10, 1, 1.), (60, 4, 2, 15, 1, 1.), (60, 2, 4, 10, 1, 1.), (30, 3, 3, 10, 3, 1.), (60, 3, 3, 10, 1, .8),
+    (60, 3, 3, 10, 1, .3), (60, 3, 3, 10, 1, 0.), (20, 4, 4, 10, 1, 1.), (20, 4, 4, 10, 1, .8),
+    (20, 6, 3, 20, 1, 1.), (20, 3, 6, 10, 1, .8))
     for name in ('isotropic', 'power'))
 
 def theorem2_table(
@@ -98,7 +100,8 @@ def theorem2_table(
     rows = []
     for i, (n, k, K, q, d, rho, name) in enumerate(settings):
         lam = named_spectrum(name, q + 30)
-        rows += compare(dict(n=n, k=k, K=K, q=q, d=d, rho=rho, spectrum=name), simulate_theorem2(n, k, K, q, lam, d, rho, trials, [seed, i]),
+        simulated = simulate_theorem2(n, k, K, q, lam, d, rho, trials, [seed, i])
+        rows += compare(dict(n=n, k=k, K=K, q=q, d=d, rho=rho, spectrum=name), simulated,
                         *theorem2(n, K*q, k, K, lam[:q].sum(), lam[q:].sum(), d, rho))
     return pd.DataFrame(rows)
 
@@ -123,7 +126,7 @@ def plot_m_free(
     ax.plot(m, predict_loss(n, p, m, Omega)[1].min(0), 'o-', ms=3, color='#7f7f7f', label='monolithic')
     ax.plot(m, random, 's-', ms=3, color='#1f77b4', label=r'modular, random projections ($\rho^2=k/m$, generous)')
     ax.plot(m, aligned, '-', color='#d62728', label='modular, aligned')
-    ax.set(xlabel='input dimension m', ylabel='predicted test loss / c', title=f'n = {n:,}, k = K = {k}, b = 1, best p', ylim=(0, 1.3))
-    ax.legend(frameon=False, fontsize=8)
+    ax.set(xlabel='input dimension m', ylabel='predicted test loss / c', title=f'n = {n:,}, k = K = {k}, b = 1, best p', ylim=(0, 1.45))
+    ax.legend(loc='upper right', frameon=False, fontsize=8)
     fig.tight_layout()
     return fig

@@ -80,7 +80,8 @@ def simulate_pinv_norm(
     rows = []
     for i, (n, p) in enumerate(pairs):
         x, gap = sample_pinv_norm(n, p, single('size', size, 2), np.random.default_rng([seed, i])), abs(n - p)
-        row = dict(n=n, p=p, count=size, mean=x.mean(), se=x.std(ddof=1)/size**.5, theory=float(pinv_norm(n, p)), median=np.median(x), note='')
+        row = dict(n=n, p=p, count=size, mean=x.mean(), se=x.std(ddof=1)/size**.5, median=np.median(x), note='')
+        row['theory'] = float(pinv_norm(n, p))
         if gap < 8: row |= dict(se=float(pinv_norm_var(n, p)/size)**.5, note='exact variance: the fourth moment is infinite')
         if gap < 4: row |= dict(mean=np.nan, se=np.nan, note='median only: the variance is infinite')
         if gap < 2: row |= dict(note='median only: the mean is infinite')

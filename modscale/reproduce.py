@@ -255,7 +255,7 @@ The paper's numbers were read off its figures{% if run.dataset != 'cifar10' %}; 
 {% for c in claims %}<tr><td>{{ c.claim }}<br><small>{{ c.id }} · {{ c.notebook }}</small></td><td class="number">{{ c.paper|number }}</td>
 <td class="number">{{ c.ours|number }}{% if c.se is not none %} ± {{ '%.2g'|format(c.se) }}{% endif %}{% if c.count %} ({{ c.count }}){% endif %}</td>
 <td class="number">{% if c.bound is not none %}{{ '≤' if c.sense == '<=' else '≥' }} {{ c.bound|number }}{% endif %}</td>
-<td class="{{ c.verdict.split()[0] }}">{{ c.verdict }}{% if c.distance_se is not none %}<br><small>{{ '%.1f'|format(c.distance_se) }} s.e.</small>{% endif %}</td></tr>
+<td class="{{ c.verdict.split()[0] }}">{{ c.verdict }}{% if c.distance_se is not none %}<br><small>{{ '> 100' if c.distance_se > 100 else '%.1f'|format(c.distance_se) }} s.e.</small>{% endif %}</td></tr>
 {% endfor %}</table>
 {% for p in parts %}<h2 id="{{ p.name }}">{{ p.title }}</h2><blockquote>The paper: {{ p.paper }}</blockquote>
 {% for name, src in p.figures %}<p><img alt="{{ name }}" src="{{ src }}"></p>{% endfor %}

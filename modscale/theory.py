@@ -78,10 +78,12 @@ def simulate_theorem1(
     seed:int=0, # of all of them
     whitened:bool=True, # minimise the norm of whitened coefficients (the theorem) or the plain one?
 ) -> dict: # train, train_se, test, test_se, trials
-    "Simulate the toy model of Theorem 1. For |dn − p| < 8 the standard errors are not reliable (02_pinv). Raises `ValueError` by argument name."
+    """Simulate the toy model of Theorem 1. For |dn − p| < 8 the standard errors are not reliable (02_pinv, step 4).
+
+    Raises `ValueError` by argument name."""
     n, p, d, trials = single('n', n), single('p', p), single('d', d), single('trials', trials, 2)
     lam, = check(spectrum=spectrum)
-    if lam.ndim != 1 or len(lam) < p: raise ValueError(f'spectrum must be a vector of at least p = {p} eigenvalues, got spectrum={spectrum!r}')
+    if lam.ndim != 1 or len(lam) < p: raise ValueError(f'spectrum must be a vector of at least p = {p} values, got spectrum={spectrum!r}')
     rng, losses, chunk = np.random.default_rng(seed), [], max(1, 2_000_000//(n*d*len(lam)))      # 16 MB of features at a time
     for start in range(0, trials, chunk):
         size = min(chunk, trials - start)
@@ -91,7 +93,7 @@ def simulate_theorem1(
     return mean_losses(np.concatenate(losses, 1))
 
 # %% ../nbs/03_theory.ipynb #03-020
-THEOREM1_GRID = tuple((n, p, d, name) for n, p, d in ((40, 20, 1), (60, 30, 1), (10, 20, 3), (25, 30, 2), (40, 90, 1), (15, 60, 2), (5, 40, 1))
+THEOREM1_GRID = tuple((*sizes, name) for sizes in ((40, 20, 1), (60, 30, 1), (10, 20, 3), (25, 30, 2), (40, 90, 1), (15, 60, 2), (5, 40, 1))
                       for name in ('isotropic', 'power'))
 
 def named_spectrum(
@@ -124,7 +126,7 @@ def theorem1_table(
     trials:int, # simulated tasks for each
     seed:int=0, # of the simulation
 ) -> pd.DataFrame: # two rows a setting
-    "Theorem 1 against simulation; columns n, p, d, spectrum, trials, loss, theory, simulated, se, dev_se. The spectrum has p + 40 eigenvalues."
+    "Theorem 1 against simulation, p + 40 eigenvalues; columns n, p, d, spectrum, trials, loss, theory, simulated, se, dev_se."
     rows = []
     for i, (n, p, d, name) in enumerate(settings):
         lam = named_spectrum(name, p + 40)

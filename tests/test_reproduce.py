@@ -1,0 +1,173 @@
+"The main job from the command line: complete at smoke scale, resumable after a kill, shown by a browser, honest about bad input."
+import io, json, os, re, shutil, signal, subprocess, sys, time
+from pathlib import Path
+import numpy as np, pandas as pd, pytest
+from modscale.docs import external_requests
+
+PARTS = ('pinv', 'theorem1', 'theorem2', 'fig3', 'sine', 'images')
+TIMES = ['align_seconds', 'train_seconds'] # all that may differ between two runs of the same cells
+
+def write_images(folder, seed=0):
+    "A CIFAR-10 Parquet pair of the real layout, with images that their class determines."
+    import pyarrow as pa, pyarrow.parquet as pq
+    from PIL import Image
+    rng = np.random.default_rng(seed)
+    prototypes = rng.integers(0, 256, (10, 32, 32, 3))
+    def encode(label):
+        buffer = io.BytesIO()
+        Image.fromarray(np.clip(prototypes[label] + rng.normal(0, 40, (32, 32, 3)), 0, 255).astype(np.uint8)).save(buffer, 'PNG')
+        return dict(bytes=buffer.getvalue(), path=f'{label}.png')
+    folder.mkdir(parents=True)
+    for split, size in (('train', 400), ('test', 200)):
+        labels = np.arange(size) % 10
+        pq.write_table(pa.table(dict(img=[encode(l) for l in labels], label=labels)), folder/f'{split}.parquet')
+
+@pytest.fixture(scope='module')
+def digits(tmp_path_factory):
+    "A smoke run on digits, once for all tests here: (folder, what it printed)."
+    out = tmp_path_factory.mktemp('reproduce')/'out'
+    done = subprocess.run([sys.executable, '-m', 'modscale.cli', 'reproduce', '--scale', 'smoke', '--out', out], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return out, done
+
+def test_smoke_computes_every_claim(digits):
+    out, done = digits
+    claims = pd.read_csv(out/'claims.csv')
+    assert len(claims) > 20 and claims.id.is_unique and set(claims.verdict) <= {'met', 'missed'}
+    assert f'of {len(claims)} claims' in done.stdout and 'left' in done.stderr
+
+def test_every_part_leaves_numbers_and_figures(digits):
+    out, _ = digits
+    for part in PARTS:
+        assert len(pd.read_csv(out/f'{part}.csv')), part
+        for name in json.loads((out/'figures'/f'{part}.json').read_text()):
+            for kind in ('png', 'svg'): assert (out/'figures'/f'{name}.{kind}').stat().st_size > 5000
+
+def test_run_json_says_what_made_it(digits):
+    out, _ = digits
+    run = json.loads((out/'run.json').read_text())
+    assert (run['scale'], run['dataset'], run['seed']) == ('smoke', 'digits', 0) and set(run['parts']) == set(PARTS)
+    assert all(p['seconds'] >= 0 and p['cells'] > 0 for p in run['parts'].values())
+    assert run['environment']['versions']['torch'] and run['environment']['cpu'] and run['peak_memory_gib'] < 4
+    assert str(Path.home()) not in (out/'run.json').read_text() and str(out) not in (out/'run.json').read_text()
+
+def test_the_rule_finds_modules_and_beats_the_monolithic_network(digits):
+    out, _ = digits
+    claims = pd.read_csv(out/'claims.csv').set_index('id').verdict
+    for name in ('sine.vs_monolithic.m5k5n400', 'align.cov.paper_rule.m5k5n400', 'images.purity', 'images.acc.k8.monolithic', 'fig3.max_rel_err'):
+        assert claims[name] == 'met', name
+
+def test_second_run_redoes_only_what_is_missing(digits, run_cli, tmp_path):
+    out = Path(shutil.copytree(digits[0], tmp_path/'out'))
+    gone = sorted((out/'cells').glob('images-*.json'))[0]
+    (out/'figures'/'fig3.png').unlink(), gone.unlink()
+    before = {f: f.stat().st_mtime_ns for f in (out/'cells').iterdir()}
+    done = run_cli('reproduce', '--scale', 'smoke', '--out', out)
+    assert done.returncode == 0, done.stderr
+    assert gone.exists() and (out/'figures'/'fig3.png').exists()
+    assert all(f.stat().st_mtime_ns == t for f, t in before.items())
+    old, new = (pd.read_csv(folder/'images.csv').drop(columns='train_seconds') for folder in (digits[0], out))
+    pd.testing.assert_frame_equal(old, new)
+
+def test_kill_loses_nothing(digits, run_cli, tmp_path):
+    out = tmp_path/'out'
+    command = [sys.executable, '-m', 'modscale.cli', 'reproduce', '--scale', 'smoke', '--only', 'sine', '--quiet', '--out', out]
+    p = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    end = time.monotonic() + 120
+    while len(list((out/'cells').glob('*.json'))) < 2 and time.monotonic() < end: time.sleep(.05)
+    p.send_signal(signal.SIGKILL)
+    assert p.wait() == -signal.SIGKILL
+    before = {f: f.stat().st_mtime_ns for f in (out/'cells').glob('*.json')}
+    assert 2 <= len(before) < 10
+    done = run_cli('reproduce', '--scale', 'smoke', '--only', 'sine', '--out', out)
+    assert done.returncode == 0, done.stderr
+    assert all(f.stat().st_mtime_ns == t for f, t in before.items())
+    undisturbed, resumed = (pd.read_csv(folder/'sine.csv').drop(columns=TIMES) for folder in (digits[0], out))
+    pd.testing.assert_frame_equal(undisturbed, resumed)
+
+def test_smoke_on_cifar10(run_cli, tmp_path):
+    env = dict(MODSCALE_DATA=os.environ.get('MODSCALE_DATA', ''))
+    if not (Path(env['MODSCALE_DATA'] or '.')/'cifar10').is_dir():       # without the real images: the same files, made up
+        write_images(tmp_path/'data'/'cifar10')
+        env['MODSCALE_DATA'] = str(tmp_path/'data')
+    done = run_cli('reproduce', '--scale', 'smoke', '--only', 'images', '--dataset', 'cifar10', '--out', 'out', env=env, timeout=600)
+    assert done.returncode == 0, done.stderr
+    claims = pd.read_csv(tmp_path/'out'/'claims.csv').set_index('id')
+    of_images = claims[claims.index.str.startswith('images.')]
+    assert set(of_images.verdict) <= {'met', 'missed'} and of_images.paper.notna().sum() > 10
+    assert claims.verdict['images.purity'] == 'met' and claims.ours['images.acc.k1.ours'] > .2
+    assert 'cifar10' in json.loads((tmp_path/'out'/'run.json').read_text())['images']
+
+def test_report_needs_no_other_host(digits):
+    out, _ = digits
+    assert external_requests(out) == []
+    page = (out/'report.html').read_text()
+    assert page.count('<img ') == len(list((out/'figures').glob('*.svg'))) and not re.search(r'<script|@import|url\(', page)
+
+@pytest.mark.skipif(not shutil.which('chromium'), reason='needs chromium')
+def test_report_in_a_browser(digits, tmp_path):
+    "Every figure is drawn: the page, with a line that writes down the width of each image, and no name that resolves."
+    probe = '<script>addEventListener("load",()=>{document.body.dataset.widths=[...document.images].map(i=>i.naturalWidth).join(" ")})</script></body>'
+    (tmp_path/'page.html').write_text((digits[0]/'report.html').read_text().replace('</body>', probe))
+    flags = ('--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update --disable-sync '
+             '--host-resolver-rules=MAP\t*\t~NOTFOUND --virtual-time-budget=5000').split(' ')
+    done = subprocess.run(['chromium', *[f.replace('\t', ' ') for f in flags], f'--user-data-dir={tmp_path/"profile"}', '--dump-dom', (tmp_path/'page.html').as_uri()],
+                          capture_output=True, text=True, timeout=120)
+    widths = re.search(r'data-widths="([\d ]+)"', done.stdout)
+    assert widths, done.stderr[-2000:]
+    widths = [int(w) for w in widths[1].split()]
+    assert len(widths) == len(list((digits[0]/'figures').glob('*.svg'))) and min(widths) > 100
+
+def test_claims_command(digits, run_cli):
+    rows = json.loads(run_cli('claims', '--results', digits[0], '--json').stdout)
+    assert {'id', 'claim', 'notebook', 'paper', 'ours', 'se', 'count', 'verdict'} <= set(rows[0])
+    text = run_cli('claims', '--results', digits[0].parent).stdout
+    assert all(r['id'] in text for r in rows)
+
+def test_claims_come_from_the_files(digits, run_cli, tmp_path):
+    out = Path(shutil.copytree(digits[0], tmp_path/'out'))
+    table = pd.read_csv(out/'images.csv')
+    table.assign(accuracy=table.accuracy.where(table.method != 'ours', .01)).to_csv(out/'images.csv', index=False)
+    (out/'pinv.csv').unlink()
+    rows = {r['id']: r for r in json.loads(run_cli('claims', '--results', out, '--json').stdout)}
+    assert rows['images.acc.k8.ours']['verdict'] == 'missed' and rows['images.acc.k8.ours']['ours'] == .01
+    assert rows['pinv.max_dev_se']['verdict'] == 'not run' and rows['pinv.max_dev_se']['ours'] is None
+
+def test_bench_command(run_cli):
+    rows = json.loads(run_cli('bench', 'align', '--repeat', '1', '--json').stdout)
+    assert set(rows[0]) == {'work', 'ours_seconds', 'peer', 'peer_seconds', 'ratio'} and all(r['ratio'] > 0 for r in rows)
+
+def bad(words, message, **files): return pytest.param(words, message, files, id=' '.join(words))
+
+@pytest.mark.parametrize('words, message, files', [
+    bad(['reproduce', '--only', 'fig9'], "only='fig9'"),
+    bad(['reproduce', '--seed', '-1'], 'seed=-1'),
+    bad(['reproduce', '--device', 'tpu'], "device='tpu'"),
+    bad(['reproduce', '--out', 'file'], "out='file'", file=''),
+    bad(['reproduce', '--scale', 'smoke', '--only', 'fig3', '--out', 'run'], "holds a run with scale='paper'", run='{"scale": "paper", "dataset": "digits", "seed": 0, "parts": {}}'),
+    bad(['reproduce', '--only', 'images', '--dataset', 'cifar10', '--data-dir', 'nowhere'], 'nowhere'),
+    bad(['claims'], "'results'"),
+    bad(['claims', '--results', 'run'], 'run.json', run='{"scale": '),
+    bad(['bench', 'magic'], "name='magic'"),
+    bad(['bench', 'fnp', '--repeat', '0'], 'repeat=0')])
+def test_errors_are_one_line_and_exit_2(run_cli, tmp_path, words, message, files):
+    for name, text in files.items():
+        path = tmp_path/name if name == 'file' else tmp_path/name/'run.json'
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    done = run_cli(*words)
+    assert done.returncode == 2 and done.stdout == ''
+    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith('modscale: ') and message in done.stderr
+
+def test_truncated_image_file_is_named(run_cli, tmp_path):
+    write_images(tmp_path/'data'/'cifar10')
+    path = tmp_path/'data'/'cifar10'/'train.parquet'
+    path.write_bytes(path.read_bytes()[:-1000])
+    done = run_cli('reproduce', '--scale', 'smoke', '--only', 'images', '--dataset', 'cifar10', '--data-dir', 'data')
+    assert done.returncode == 2 and 'train.parquet' in done.stderr and len(done.stderr.splitlines()) == 1
+
+def test_usage_errors_and_help(run_cli):
+    assert run_cli().returncode == 2 and run_cli('reproduce', '--scale', 'huge').returncode == 2
+    listed = run_cli('reproduce', '--list').stdout
+    assert all(re.search(rf'^{p}\s', listed, re.M) for p in PARTS)
+    assert re.fullmatch(r'modscale \d+\.\d+\.\d+\n', run_cli('--version').stdout)
