@@ -41,6 +41,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'modscale.claims.image_claims': ('claims.html#image_claims', 'modscale/claims.py'),
                                  'modscale.claims.judge': ('claims.html#judge', 'modscale/claims.py'),
                                  'modscale.claims.largest_deviation': ('claims.html#largest_deviation', 'modscale/claims.py'),
+                                 'modscale.claims.mean_less': ('claims.html#mean_less', 'modscale/claims.py'),
                                  'modscale.claims.pair_difference': ('claims.html#pair_difference', 'modscale/claims.py'),
                                  'modscale.claims.paper_fig3': ('claims.html#paper_fig3', 'modscale/claims.py'),
                                  'modscale.claims.paper_fig4b': ('claims.html#paper_fig4b', 'modscale/claims.py'),

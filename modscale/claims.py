@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FIG3', 'FIG4B', 'FIG5', 'TABLE1', 'COLUMNS', 'paper_fig3', 'paper_fig4b', 'Claim', 'judge', 'group_mean',
-           'pair_difference', 'largest_deviation', 'fig3_error', 'theory_claims', 'sine_claims', 'image_claims',
-           'flatness', 'all_claims', 'Run', 'find_runs', 'claims_table', 'plot_claims']
+           'pair_difference', 'mean_less', 'largest_deviation', 'fig3_error', 'theory_claims', 'sine_claims',
+           'image_claims', 'flatness', 'all_claims', 'Run', 'find_runs', 'claims_table', 'plot_claims']
 
 # %% ../nbs/13_claims.ipynb #13-003
 import json
@@ -46,7 +46,7 @@ class Claim:
     part:str # part of `modscale reproduce` whose table decides it
     measure:Callable # table to (value, se, count)
     sense:str # '<=' or '>='
-    bound:float|Callable # what the value is compared with; a function of the table when it is measured too
+    bound:float|Callable # what the value is compared with; when it is measured too, a function of the table to (bound, its se)
     paper:float|None = None # the paper's number, when it has one
     dataset:str|None = None # data set to which the paper's number belongs
 
@@ -63,10 +63,11 @@ def judge(
     try: value, se, count = (None, None, 0) if table is None else claim.measure(table)
     except LookupError: return row | dict(run='')
     if not count: return row | dict(run='')
-    bound = claim.bound(table) if callable(claim.bound) else claim.bound
+    bound, bound_se = claim.bound(table) if callable(claim.bound) else (claim.bound, 0.)
     met = value <= bound if claim.sense == '<=' else value >= bound
+    error = float(np.hypot(se, bound_se))                             # NaN for a single seed: no distance is stated then
     if claim.dataset and 'dataset' in table and claim.dataset != table.dataset.iloc[0]: row['paper'] = None
-    return row | dict(ours=value, se=se, count=count, bound=bound, distance_se=abs(value - bound)/se if se else None, verdict='met' if met else 'missed')
+    return row | dict(ours=value, se=se, count=count, bound=bound, distance_se=abs(value - bound)/error if error > 0 else None, verdict='met' if met else 'missed')
 
 # %% ../nbs/13_claims.ipynb #13-012
 def group_mean(
@@ -98,6 +99,17 @@ def pair_difference(
         gap = (wide[a] - wide[b]).dropna()
         return float(gap.mean()), float(gap.sem()), len(gap)
     return measure
+
+def mean_less(
+    margin:float, # what is taken off
+    value:str, # column to average
+    **where # columns and the values that select the rows
+) -> Callable: # table to (bound, its se)
+    "Bound: the mean of a column over the selected rows, less a margin."
+    def bound(table):
+        mean, se, _ = group_mean(value, **where)(table)
+        return mean - margin, se
+    return bound
 
 def largest_deviation(
     table:pd.DataFrame # with a column dev_se
@@ -133,7 +145,7 @@ def sine_claims() -> list[Claim]:
            Claim('align.similarity.m5k5n400', 'learned directions lie on true ones, more than in the paper', '08_align', 'sine',
                  group_mean('similarity_start', method='ours', m=5, n=400), '>=', FIG5['ours'], FIG5['ours']),
            Claim('align.cov.paper_rule.m5k5n400', 'the paper’s rule, restarts of one direction, covers fewer modules than ours', '08_align', 'sine',
-                 group_mean('coverage_start', method='paper', m=5, n=400), '<=', lambda t: group_mean('coverage_start', method='ours', m=5, n=400)(t)[0])]
+                 group_mean('coverage_start', method='paper', m=5, n=400), '<=', mean_less(0, 'coverage_start', method='ours', m=5, n=400))]
     for n in (400, 2000):
         where = dict(m=5, n=n)
         for other in ('monolithic', 'modular', 'paper'):
@@ -148,19 +160,18 @@ def image_claims() -> list[Claim]:
     "Claims of notebook 11: Figure 4b and Table 1."
     def claim(id, text, measure, sense, bound, paper=None):
         return Claim(id, text, '11_compose', 'images', measure, sense, bound, paper, 'cifar10')
-    def ours(value, k): return lambda t: group_mean(value, method='ours', k=k)(t)[0]
     out = [claim(f'images.acc.k{k}.ours', f'k = {k}: ours is within 0.01 of the oracle', group_mean('accuracy', method='ours', k=k), '>=',
-                 lambda t, k=k: group_mean('accuracy', method='oracle', k=k)(t)[0] - .01, FIG4B['ours'][k - 1]) for k in (1, 4, 8)]
+                 mean_less(.01, 'accuracy', method='oracle', k=k), FIG4B['ours'][k - 1]) for k in (1, 4, 8)]
     out += [claim(f'images.acc.k{k}.{other}', f'k = {k}: {other} is not above ours', group_mean('accuracy', method=other, k=k), '<=',
-                  ours('accuracy', k), FIG4B[other][k - 1]) for k in (1, 4, 8) for other in ('monolithic', 'modular')]
+                  mean_less(0, 'accuracy', method='ours', k=k), FIG4B[other][k - 1]) for k in (1, 4, 8) for other in ('monolithic', 'modular')]
     out.append(claim('images.flat', 'ours at k = 8 is no lower than at k = 1 less 0.01', flatness, '>=', -.01,
                      FIG4B['ours'][7] - FIG4B['ours'][0]))
     out.append(claim('images.purity', 'share of a projection’s weight that falls on one image, k = 8', group_mean('purity', method='ours', k=8), '>=', .98))
     for test, id in (('unseen', 'ood'), ('noise', 'noise')):
         out += [claim(f'images.{id}.{other}', f'{test}, k = 4: {other} is not above ours', group_mean(test, method=other, k=4), '<=',
-                      ours(test, 4), TABLE1[test][other]) for other in ('monolithic', 'modular')]
+                      mean_less(0, test, method='ours', k=4), TABLE1[test][other]) for other in ('monolithic', 'modular')]
         out.append(claim(f'images.{id}.ours', f'{test}, k = 4: ours is within 0.01 of the oracle', group_mean(test, method='ours', k=4), '>=',
-                         lambda t, test=test: group_mean(test, method='oracle', k=4)(t)[0] - .01,
+                         mean_less(.01, test, method='oracle', k=4),
                          TABLE1[test]['ours']))
     return out
 

@@ -213,7 +213,8 @@ def plot_compose(
                         color=COLOURS[method], label=method)
         if paper is not None and value == 'accuracy':
             for method, rows in paper.groupby('method', sort=False):
-                ax.plot(rows.k, rows.accuracy, 'x', ms=4, alpha=.6, color=COLOURS[method], label=f'{method} (paper)')
+                ax.plot(rows.k, rows.accuracy, 'x', ms=4, alpha=.6, color=COLOURS[method])
+            axes[-1].plot([], [], 'x', color='0.4', label='paper, its own\nnumber of samples')      # for the legend
         ax.set(title=title, xlabel='images k', xticks=sorted(table.k.unique()))
     axes[0].set_ylabel(f'accuracy per image ({table.dataset.iloc[0]})')
     axes[-1].legend(loc='center left', bbox_to_anchor=(1, .5), frameon=False)

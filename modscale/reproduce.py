@@ -84,7 +84,7 @@ def theory_parts() -> list[Part]:
     "The parts of notebooks 02 to 04: formulas against simulation, and Figure 3."
     from modscale import modular_theory, pinv, theory
     trials = dict(smoke=400, quick=4000, paper=40_000)
-    def cells(setup): return [(dict(trials=trials[setup.scale], seed=setup.seed), dict(smoke=2, quick=12, paper=120)[setup.scale])]
+    def cells(setup): return [(dict(trials=trials[setup.scale], seed=setup.seed), dict(smoke=2, quick=10, paper=100)[setup.scale])]
     return [
         Part('pinv', 'F(n, p), the cost of fitting noise', 'Both theorems rest on F(n, p), the mean squared norm of a Gaussian pseudo-inverse.',
              cells, lambda s, setup: pinv.simulate_pinv_norm(pinv.PINV_GRID, s['trials'], s['seed']), lambda t: dict(pinv=pinv.plot_pinv(t))),
@@ -162,14 +162,14 @@ def run_cells(
     work = [(part, settings, cost) for part in parts for settings, cost in part.cells(setup)]
     missing = [w for w in work if load_cell(out, w[0].name, w[1]) is None]
     if any(part.name == 'images' for part, _, _ in missing): setup.images      # a missing data set is told at once, not after the rest
-    with tqdm(total=round(sum(cost for *_, cost in missing)), disable=not progress or not missing, file=sys.stderr,
+    with tqdm(total=sum(cost for *_, cost in missing), disable=not progress or not missing, file=sys.stderr,
               bar_format='{desc:32.32} {percentage:3.0f}% |{bar:20}| {elapsed} gone, about {remaining} left') as bar:
         for part, settings, cost in missing:
             bar.set_description_str(' '.join([part.name, *(f'{k}={settings[k]}' for k in ('method', 'm', 'n', 'k') if k in settings)]))
             start = time.perf_counter()
             table = part.run(settings, setup)
             save_cell(out, part.name, settings, table, time.perf_counter() - start)
-            bar.update(cost)
+            bar.update(min(cost, bar.total - bar.n))                                # rounding must not push it over the end
     done = {part.name: [load_cell(out, part.name, settings) for settings, _ in part.cells(setup)] for part in parts}
     return {name: (pd.concat([t for t, _ in cells], ignore_index=True), [made for _, made in cells]) for name, cells in done.items()}
 
