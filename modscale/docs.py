@@ -256,9 +256,11 @@ def readme(
     "Write `README.md` and its figures from `nbs/index.ipynb`."
     import nbformat
     from nbconvert import MarkdownExporter
+    from traitlets.config import Config
     nb = to_myst(processed(root, 'index.ipynb')['index.ipynb'], 'index', {}, site=False)
     names = dict(output_files_dir='nbs/_readme', unique_key='index')
-    text, extra = MarkdownExporter().from_notebook_node(nbformat.reads(json.dumps(nb), 4), names)
+    hide = dict(enabled=True, remove_input_tags=('remove-input',))              # `#| echo: false`, as on the site
+    text, extra = MarkdownExporter(config=Config(TagRemovePreprocessor=hide)).from_notebook_node(nbformat.reads(json.dumps(nb), 4), names)
     shutil.rmtree(root/'nbs'/'_readme', ignore_errors=True)
     for name, content in extra.get('outputs', {}).items():
         (root/name).parent.mkdir(exist_ok=True)
