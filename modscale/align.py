@@ -66,6 +66,7 @@ def coverage(
     "Mean over true directions of the best |cos| among the learned ones; 1 when every module is found."
     return float(np.abs(np.asarray(true) @ np.asarray(learned).T).max(1).mean())
 
+# %% ../nbs/08_align.ipynb #08-016
 def similarity(
     learned:np.ndarray, # learned directions, shape (K, m), unit rows
     true:np.ndarray, # true directions, shape (k, m), unit rows
@@ -73,7 +74,7 @@ def similarity(
     "Mean over learned directions of the best |cos| among the true ones; the measure of the paper's Figure 5."
     return coverage(true, learned)
 
-# %% ../nbs/08_align.ipynb #08-019
+# %% ../nbs/08_align.ipynb #08-020
 @dataclass
 class Kernel:
     "The sum-of-modules kernel: directions and what else the evidence learns. Tensors that `align` optimises."
@@ -94,7 +95,7 @@ class Kernel:
         self.log_scale.clamp_(-7, 5)
         self.log_noise.clamp_(math.log(3e-3), math.log(1e3))
 
-# %% ../nbs/08_align.ipynb #08-020
+# %% ../nbs/08_align.ipynb #08-021
 def wide_start(
     K:int, # directions
     m:int, # inputs
@@ -108,7 +109,7 @@ def wide_start(
     kernel.project_to_domain()
     return kernel
 
-# %% ../nbs/08_align.ipynb #08-022
+# %% ../nbs/08_align.ipynb #08-023
 def paper_objective(
     kernel:Kernel, # directions to be improved
     x:torch.Tensor, # inputs, shape (n, m)
@@ -118,6 +119,7 @@ def paper_objective(
     Phi = kernel.features(x).transpose(0, 1)
     return quadratic_and_logdet(Phi, y, kernel.log_noise.exp())[0].sum() / len(y)
 
+# %% ../nbs/08_align.ipynb #08-024
 def joint_objective(
     kernel:Kernel, # directions, widths, scales and noise to be improved
     x:torch.Tensor, # inputs, shape (n, m)
@@ -126,7 +128,7 @@ def joint_objective(
     "Our rule: all modules in one kernel, under the log evidence."
     return neg_log_evidence(kernel.features(x).flatten(1), y, kernel.log_noise.exp())
 
-# %% ../nbs/08_align.ipynb #08-023
+# %% ../nbs/08_align.ipynb #08-025
 def optimise_kernel(
     kernel:Kernel, # the start, changed in place
     x:torch.Tensor, # inputs, shape (n, m)
@@ -153,7 +155,7 @@ def optimise_kernel(
     for t in learned: t.requires_grad_(False)
     return history
 
-# %% ../nbs/08_align.ipynb #08-025
+# %% ../nbs/08_align.ipynb #08-027
 @dataclass(frozen=True, eq=False)
 class Alignment:
     "Directions found by `align`, and the closed-form kernel fit that goes with them. Modules are in order of their share."
@@ -176,7 +178,7 @@ class Alignment:
         "The kernel's own prediction of y at `x` (n, m); shape (n,). No network is trained."
         return self.effects(x).sum(1) + self.center
 
-# %% ../nbs/08_align.ipynb #08-026
+# %% ../nbs/08_align.ipynb #08-028
 def closed_form(
     kernel:Kernel, # at the learned directions
     x:torch.Tensor, # inputs, shape (n, m)
@@ -192,7 +194,7 @@ def closed_form(
     A = A + kernel.log_noise.exp() * torch.eye(len(A), dtype=A.dtype, device=A.device)
     return torch.cholesky_solve(b[:, None], torch.linalg.cholesky(A)).view(shape)
 
-# %% ../nbs/08_align.ipynb #08-028
+# %% ../nbs/08_align.ipynb #08-030
 def check_data(
     x, # inputs, shape (n, m)
     y, # targets, shape (n,)
@@ -208,7 +210,7 @@ def check_data(
     if y.std() == 0: raise ValueError(f'y must not be constant, got y={y[0]} in every row')
     return x, y
 
-# %% ../nbs/08_align.ipynb #08-029
+# %% ../nbs/08_align.ipynb #08-031
 def align(
     x:np.ndarray, # training inputs, shape (n, m); on a scale near one
     y:np.ndarray, # training targets, shape (n,)
@@ -237,7 +239,7 @@ def align(
     keep = np.argsort(-share, kind='stable')[:K]
     return replace(found, U=found.U[keep], share=share[keep], seconds=time.perf_counter() - start)
 
-# %% ../nbs/08_align.ipynb #08-043
+# %% ../nbs/08_align.ipynb #08-045
 def plot_alignment(
     found:Alignment, # result of `align`
     task, # the task it was found on, with `U` and `modules`

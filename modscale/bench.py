@@ -25,6 +25,7 @@ class Race:
     peer:Callable # does it once
     share:float=1. # part of the work that one call of `peer` does; its time is divided by it
 
+# %% ../nbs/15_bench.ipynb #15-005
 def seconds(
     f:Callable # of no arguments
 ) -> float: # wall time of one call
@@ -33,6 +34,7 @@ def seconds(
     f()
     return time.perf_counter() - start
 
+# %% ../nbs/15_bench.ipynb #15-006
 def run_race(
     race:Race, # what to time
     repeat:int, # interleaved repetitions
@@ -43,7 +45,7 @@ def run_race(
     ours, peer = np.median(times, 0)
     return dict(work=race.work, ours_seconds=ours, peer=race.peer_name, peer_seconds=peer, ratio=np.median(times[:, 1]/times[:, 0]))
 
-# %% ../nbs/15_bench.ipynb #15-007
+# %% ../nbs/15_bench.ipynb #15-009
 def fnp_races() -> list[Race]:
     "Sampling ‖R⁺‖²_F."
     import torch
@@ -54,7 +56,7 @@ def fnp_races() -> list[Race]:
         return Race(f'{size} samples of F({n}, {p})', lambda: sample_pinv_norm(n, p, size, 0), 'torch.linalg.svdvals', svd, share=peers/size)
     return [race(300, 200, 1000, 5), race(1000, 1153, 1000, 1)]
 
-# %% ../nbs/15_bench.ipynb #15-009
+# %% ../nbs/15_bench.ipynb #15-011
 def plain_modular(
     m:int, # inputs
     K:int, # modules
@@ -71,7 +73,7 @@ def plain_modular(
         def forward(self, x): return sum(body(x @ u) for body, u in zip(self.bodies, self.U)) / K**.5
     return PlainModular()
 
-# %% ../nbs/15_bench.ipynb #15-010
+# %% ../nbs/15_bench.ipynb #15-012
 def train_races(
     S:int=24, # networks
     m:int=5, # inputs
@@ -94,7 +96,7 @@ def train_races(
         return Race(f'10 steps of {S} modular networks, K = {K}, width {width}', lambda: fit(stack, forever(), mse, 10), 'loop over torch.nn networks', loop, 4/S)
     return [race(width) for width in (8, 32, 128)]
 
-# %% ../nbs/15_bench.ipynb #15-012
+# %% ../nbs/15_bench.ipynb #15-014
 def align_races(
     m:int=5, # inputs
     K:int=10, # directions
@@ -115,7 +117,7 @@ def align_races(
         return Race(f'evidence and gradient, n = {n}, K = {K}', lambda: joint_objective(kernel, x, y).backward(), 'exact RBF kernel, Cholesky', exact)
     return [race(500), race(1000)]
 
-# %% ../nbs/15_bench.ipynb #15-013
+# %% ../nbs/15_bench.ipynb #15-015
 RACES = dict(fnp=fnp_races, train=train_races, align=align_races)
 
 def bench(

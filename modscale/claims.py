@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FIG3', 'FIG4B', 'FIG5', 'TABLE1', 'COLUMNS', 'paper_fig3', 'paper_fig4b', 'Claim', 'judge', 'group_mean',
            'pair_difference', 'mean_less', 'largest_deviation', 'fig3_error', 'theory_claims', 'sine_claims',
-           'image_claims', 'flatness', 'all_claims', 'Run', 'find_runs', 'claims_table', 'plot_claims']
+           'image_claims', 'flatness', 'all_claims', 'Run', 'read_run', 'find_runs', 'claims_table', 'plot_claims']
 
 # %% ../nbs/13_claims.ipynb #13-003
 import json
@@ -32,11 +32,12 @@ def paper_fig3() -> pd.DataFrame: # columns p, m, samples
     "End points of the paper's Figure 3."
     return pd.DataFrame([(p, m, n) for p, ends in FIG3.items() for m, n in zip((2, 9), ends)], columns=['p', 'm', 'samples'])
 
+# %% ../nbs/13_claims.ipynb #13-006
 def paper_fig4b() -> pd.DataFrame: # columns method, k, accuracy
     "Points of the paper's Figure 4b."
     return pd.DataFrame([(method, k, a) for method, line in FIG4B.items() for k, a in enumerate(line, 1)], columns=['method', 'k', 'accuracy'])
 
-# %% ../nbs/13_claims.ipynb #13-008
+# %% ../nbs/13_claims.ipynb #13-009
 @dataclass(frozen=True)
 class Claim:
     "A statement that one number decides."
@@ -52,7 +53,7 @@ class Claim:
 
 COLUMNS = ['id', 'claim', 'notebook', 'paper', 'ours', 'se', 'count', 'sense', 'bound', 'distance_se', 'verdict', 'run']
 
-# %% ../nbs/13_claims.ipynb #13-009
+# %% ../nbs/13_claims.ipynb #13-010
 def judge(
     claim:Claim, # what is claimed
     table:pd.DataFrame|None, # the part's table; None or without the rows needed: not run
@@ -69,7 +70,7 @@ def judge(
     if claim.dataset and 'dataset' in table and claim.dataset != table.dataset.iloc[0]: row['paper'] = None
     return row | dict(ours=value, se=se, count=count, bound=bound, distance_se=abs(value - bound)/error if error > 0 else None, verdict='met' if met else 'missed')
 
-# %% ../nbs/13_claims.ipynb #13-012
+# %% ../nbs/13_claims.ipynb #13-013
 def group_mean(
     value:str, # column to average
     **where # columns and the values that select the rows
@@ -83,6 +84,7 @@ def group_mean(
         return float(row['mean']), float(row.se), int(row['count'])
     return measure
 
+# %% ../nbs/13_claims.ipynb #13-014
 def pair_difference(
     value:str, # column to compare
     a:str, # method
@@ -100,6 +102,7 @@ def pair_difference(
         return float(gap.mean()), float(gap.sem()), len(gap)
     return measure
 
+# %% ../nbs/13_claims.ipynb #13-015
 def mean_less(
     margin:float, # what is taken off
     value:str, # column to average
@@ -111,6 +114,7 @@ def mean_less(
         return mean - margin, se
     return bound
 
+# %% ../nbs/13_claims.ipynb #13-016
 def largest_deviation(
     table:pd.DataFrame # with a column dev_se
 ) -> tuple[float, float, int]: # largest deviation in standard errors, no error of its own, number of comparisons
@@ -118,7 +122,7 @@ def largest_deviation(
     dev = table.dev_se.abs().dropna()
     return float(dev.max()), float('nan'), len(dev)
 
-# %% ../nbs/13_claims.ipynb #13-015
+# %% ../nbs/13_claims.ipynb #13-019
 def fig3_error(
     table:pd.DataFrame # columns p, m, samples
 ) -> tuple[float, float, int]: # largest relative error, no error of its own, number of end points
@@ -127,6 +131,7 @@ def fig3_error(
     error = [abs(ours[r.p, r.m]/r.samples - 1) for r in paper_fig3().itertuples()]
     return float(max(error)), float('nan'), len(error)
 
+# %% ../nbs/13_claims.ipynb #13-020
 def theory_claims() -> list[Claim]:
     "Claims of notebooks 02 to 04."
     law = 'agrees with simulation: largest deviation in standard errors'
@@ -137,7 +142,7 @@ def theory_claims() -> list[Claim]:
         Claim('fig3.max_rel_err', 'Figure 3 follows from c = 1.15, Ω = 1.57, effective p = 0.85 p: largest relative error of its end points',
               '03_theory', 'fig3', fig3_error, '<=', .05)]
 
-# %% ../nbs/13_claims.ipynb #13-017
+# %% ../nbs/13_claims.ipynb #13-022
 def sine_claims() -> list[Claim]:
     "Claims of notebooks 08 and 09, at m = k = 5."
     out = [Claim('align.cov.m5k5n400', 'before training, our rule covers the true modules (mean best |cos|)', '08_align', 'sine',
@@ -155,7 +160,7 @@ def sine_claims() -> list[Claim]:
                          pair_difference('test_loss', 'ours', 'oracle', log=True, **where), '<=', float(np.log(1.25))))
     return out
 
-# %% ../nbs/13_claims.ipynb #13-019
+# %% ../nbs/13_claims.ipynb #13-024
 def image_claims() -> list[Claim]:
     "Claims of notebook 11: Figure 4b and Table 1."
     def claim(id, text, measure, sense, bound, paper=None):
@@ -175,6 +180,7 @@ def image_claims() -> list[Claim]:
                          TABLE1[test]['ours']))
     return out
 
+# %% ../nbs/13_claims.ipynb #13-025
 def flatness(
     table:pd.DataFrame # rows of `run_compose`
 ) -> tuple[float, float, int]: # accuracy of ours at k = 8 less that at k = 1, se, seeds
@@ -182,11 +188,12 @@ def flatness(
     (a, sa, na), (b, sb, nb) = (group_mean('accuracy', method='ours', k=k)(table) for k in (8, 1))
     return a - b, float(np.hypot(sa, sb)), min(na, nb)
 
+# %% ../nbs/13_claims.ipynb #13-026
 def all_claims() -> list[Claim]:
     "Every claim of the library."
     return theory_claims() + sine_claims() + image_claims()
 
-# %% ../nbs/13_claims.ipynb #13-022
+# %% ../nbs/13_claims.ipynb #13-029
 @dataclass(frozen=True)
 class Run:
     "One output folder of `modscale reproduce`."
@@ -203,19 +210,31 @@ class Run:
         "Order of preference: larger scale first, then CIFAR-10."
         return ['paper', 'quick', 'smoke'].index(self.info['scale']), self.info['dataset'] != 'cifar10', self.folder.name
 
+# %% ../nbs/13_claims.ipynb #13-030
+def read_run(
+    folder:str|Path # output folder of `modscale reproduce`
+) -> Run|None: # None when it has no run.json
+    "The run in a folder. Raises `ValueError` naming a damaged run.json."
+    path = Path(folder)/'run.json'
+    if not path.exists(): return None
+    try:
+        run = Run(path.parent, json.loads(path.read_text()))
+        run.rank                                                        # fails unless scale and data set are there
+        return run
+    except (ValueError, KeyError, TypeError) as e: raise ValueError(f'{path} is not a run.json of modscale reproduce: {e!r}') from e
+
+# %% ../nbs/13_claims.ipynb #13-031
 def find_runs(
     folder:str|Path # a run, or a folder of runs
 ) -> list[Run]: # in order of preference
-    "Stored runs below a folder. Raises `FileNotFoundError` when there is none, `ValueError` naming a damaged run.json."
-    folder, runs = Path(folder), []
-    for path in [folder/'run.json', *sorted(folder.glob('*/run.json'))]:
-        if not path.exists(): continue
-        try: runs.append(Run(path.parent, json.loads(path.read_text()))), runs[-1].rank
-        except (ValueError, KeyError, TypeError) as e: raise ValueError(f'{path} is not a run.json of modscale reproduce: {e!r}') from e
+    "Stored runs in and right below a folder. Raises `FileNotFoundError` when there is none, `ValueError` naming a damaged run.json."
+    folder = Path(folder)
+    below = sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+    runs = [run for run in map(read_run, [folder, *below]) if run]
     if not runs: raise FileNotFoundError(f'no stored run (run.json) in {str(folder)!r}; `modscale reproduce --out DIR` makes one')
     return sorted(runs, key=lambda r: r.rank)
 
-# %% ../nbs/13_claims.ipynb #13-023
+# %% ../nbs/13_claims.ipynb #13-032
 def claims_table(
     runs:list[Run] # in order of preference, from `find_runs`
 ) -> pd.DataFrame: # one row a claim, columns COLUMNS
@@ -226,7 +245,7 @@ def claims_table(
         rows.append(next((row for row in tried if row['verdict'] != 'not run'), judge(claim, None)))
     return pd.DataFrame(rows).reindex(columns=COLUMNS)
 
-# %% ../nbs/13_claims.ipynb #13-029
+# %% ../nbs/13_claims.ipynb #13-038
 def plot_claims(
     table:pd.DataFrame # from `claims_table`
 ): # a matplotlib Figure

@@ -61,6 +61,7 @@ def print_table(
     if as_json: return print(json.dumps(json.loads(table.to_json(orient='records', double_precision=15)), indent=1, ensure_ascii=False))
     print(table.to_string(index=False, na_rep='', float_format=lambda v: f'{v:.4g}'))
 
+# %% ../nbs/16_cli.ipynb #16-009
 def run_reproduce(args):
     "`modscale reproduce`."
     from modscale.reproduce import Setup, all_parts, reproduce
@@ -69,6 +70,7 @@ def run_reproduce(args):
     counts = claims.verdict.value_counts()
     print(', '.join(f'{counts.get(v, 0)} {v}' for v in ('met', 'missed', 'not run')) + f' of {len(claims)} claims; see {args.out/"report.html"}')
 
+# %% ../nbs/16_cli.ipynb #16-010
 def run_claims(args):
     "`modscale claims`."
     from modscale.claims import claims_table, find_runs
@@ -76,12 +78,13 @@ def run_claims(args):
     if not args.json: table = table.drop(columns=['claim', 'sense'])
     print_table(table, args.json)
 
+# %% ../nbs/16_cli.ipynb #16-011
 def run_bench(args):
     "`modscale bench`."
     from modscale.bench import bench
     print_table(bench(args.name, args.repeat), args.json)
 
-# %% ../nbs/16_cli.ipynb #16-010
+# %% ../nbs/16_cli.ipynb #16-013
 def main(
     argv:list[str]|None=None # arguments; default: those of the process
 ) -> int: # exit code: 0, or 2 for a bad argument
@@ -98,5 +101,5 @@ def main(
         return 130
     return 0
 
-# %% ../nbs/16_cli.ipynb #16-011
+# %% ../nbs/16_cli.ipynb #16-014
 if __name__ == '__main__' and '__file__' in globals(): sys.exit(main())

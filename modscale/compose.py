@@ -126,6 +126,7 @@ def train_batches(
         yield x[None], y[None]
         at += batch
 
+# %% ../nbs/11_compose.ipynb #11-020
 @torch.no_grad()
 def accuracy(
     net:torch.nn.Module, # one network (S = 1)
@@ -141,7 +142,7 @@ def accuracy(
         right += (net(x[None])[0].unflatten(1, (task.k, -1)).argmax(2) == y).sum().item()
     return right / (size*task.k)
 
-# %% ../nbs/11_compose.ipynb #11-020
+# %% ../nbs/11_compose.ipynb #11-021
 def train_once(
     cell:ComposeCell, # method and sizes
     task:ComposeTask, # the data
@@ -157,6 +158,7 @@ def train_once(
     done = fit(net, train_batches(task, cell.batch, device), cross_entropy, n//cell.batch, lr)
     return net, dict(align_gflop=align_flops/1e9, train_gflop=step*done.steps/1e9, train_seconds=done.seconds)
 
+# %% ../nbs/11_compose.ipynb #11-022
 def choose_rate(
     cell:ComposeCell, # method and sizes
     data:ImageData, # the images; the test images are not used
@@ -173,7 +175,7 @@ def choose_rate(
         spent += cost['align_gflop'] + cost['train_gflop']
     return cell.rates[int(np.argmax(scores))], spent
 
-# %% ../nbs/11_compose.ipynb #11-022
+# %% ../nbs/11_compose.ipynb #11-024
 NOISE = .5
 
 def run_compose(
@@ -197,7 +199,7 @@ def run_compose(
         rows.append(row)
     return pd.DataFrame(rows)
 
-# %% ../nbs/11_compose.ipynb #11-029
+# %% ../nbs/11_compose.ipynb #11-031
 def plot_compose(
     table:pd.DataFrame, # rows of `run_compose`
     paper:pd.DataFrame|None=None, # the paper's numbers, columns method, k, accuracy
@@ -221,7 +223,7 @@ def plot_compose(
     fig.tight_layout()
     return fig
 
-# %% ../nbs/11_compose.ipynb #11-030
+# %% ../nbs/11_compose.ipynb #11-032
 def plot_supports(
     task:ComposeTask, # whose inputs are drawn in their true places
     support:torch.Tensor, # int64 (K, s), padded with m

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'DATASETS', 'SINE', 'IMAGES', 'TEMPLATE', 'Setup', 'Part', 'digest', 'theory_parts', 'draw_fig3',
-           'sine_part', 'image_part', 'draw_images', 'all_parts', 'run_cells', 'write_part', 'write_run',
-           'check_same_run', 'write_report', 'reproduce']
+           'sine_part', 'image_part', 'draw_images', 'all_parts', 'run_cells', 'figure_names', 'write_part',
+           'peak_memory', 'write_run', 'check_same_run', 'write_report', 'reproduce']
 
 # %% ../nbs/14_reproduce.ipynb #14-003
 import base64
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .claims import claims_table, find_runs, paper_fig3, paper_fig4b
+from .claims import claims_table, paper_fig3, paper_fig4b, read_run
 from .results import environment, load_cell, save_cell, write_whole
 from .symbols import choice, whole
 
@@ -96,12 +96,13 @@ def theory_parts() -> list[Part]:
         Part('fig3', 'Figure 3: samples needed against m', 'A monolithic network needs exponentially many samples as m grows.',
              lambda setup: [({}, 1)], lambda s, setup: theory.fig3_table(), draw_fig3)]
 
+# %% ../nbs/14_reproduce.ipynb #14-012
 def draw_fig3(table):
     "Figure 3 with the paper's end points."
     from modscale import theory
     return dict(fig3=theory.plot_fig3(table, paper_fig3()))
 
-# %% ../nbs/14_reproduce.ipynb #14-012
+# %% ../nbs/14_reproduce.ipynb #14-013
 SINE = dict(smoke=dict(m=(5,), n=(400, 2000), seeds=3, steps=1000, align_steps=100, align_batch=400),
             quick=dict(m=(5,), n=(400, 2000), seeds=5, steps=5000, align_steps=150, align_batch=512),
             paper=dict(m=(2, 3, 5, 7, 9), n=(100, 200, 500, 1000, 2000, 5000, 10_000), seeds=10, steps=10_000, align_steps=150, align_batch=1024))
@@ -119,7 +120,7 @@ def sine_part() -> Part:
                 cells, lambda s, setup: run_sine(SineCell(**s), setup.torch_device), lambda t: dict(sine=plot_sine(t), directions=plot_directions(t)),
                 lambda t: digest(t, ['m', 'n', 'method'], ['test_loss', 'train_loss', 'coverage_start', 'coverage_end', 'align_gflop', 'train_gflop', 'steps']))
 
-# %% ../nbs/14_reproduce.ipynb #14-013
+# %% ../nbs/14_reproduce.ipynb #14-014
 IMAGES = dict(smoke=dict(k=(1, 4, 8), n=3000, seeds=2, batch=32, align_samples=3000, test=500),
               quick=dict(k=(1, 4, 8), n=40_000, seeds=3),
               paper=dict(k=tuple(range(1, 9)), n=200_000, seeds=5))
@@ -141,16 +142,18 @@ def image_part() -> Part:
                 '(Figure 4b); the order holds for held-out class combinations and for noise (Table 1).', cells, run, draw_images,
                 lambda t: digest(t, ['k', 'method'], ['accuracy', 'unseen', 'noise', 'purity', 'lr', 'search_gflop', 'align_gflop', 'train_gflop']))
 
+# %% ../nbs/14_reproduce.ipynb #14-015
 def draw_images(table):
     "Figure 4b and Table 1, with the paper's points when the images are CIFAR-10's."
     from modscale.compose import plot_compose
     return dict(images=plot_compose(table, paper_fig4b() if table.dataset.iloc[0] == 'cifar10' else None))
 
+# %% ../nbs/14_reproduce.ipynb #14-016
 def all_parts() -> dict[str, Part]:
     "The parts by name, in the order in which they run."
     return {p.name: p for p in [*theory_parts(), sine_part(), image_part()]}
 
-# %% ../nbs/14_reproduce.ipynb #14-016
+# %% ../nbs/14_reproduce.ipynb #14-019
 def run_cells(
     parts:list[Part], # what to run
     setup:Setup, # at which scale, from which seed
@@ -173,20 +176,28 @@ def run_cells(
     done = {part.name: [load_cell(out, part.name, settings) for settings, _ in part.cells(setup)] for part in parts}
     return {name: (pd.concat([t for t, _ in cells], ignore_index=True), [made for _, made in cells]) for name, cells in done.items()}
 
-# %% ../nbs/14_reproduce.ipynb #14-018
+# %% ../nbs/14_reproduce.ipynb #14-021
+def figure_names(
+    part:Part, # what was drawn
+    out:Path, # output folder
+) -> list[str]: # empty when nothing was
+    "Names of the figures that `write_part` drew for a part."
+    index = out/'figures'/f'{part.name}.json'
+    return json.loads(index.read_text()) if index.exists() else []
+
+# %% ../nbs/14_reproduce.ipynb #14-022
 def write_part(
     part:Part, # what was computed
     table:pd.DataFrame, # its rows
     out:Path, # output folder
-) -> list[str]: # names of its figures, each a PNG and an SVG file
-    "Write a part's CSV, and draw its figures if they are missing or the table has changed."
+):
+    "Write a part's CSV, and draw its figures as PNG and SVG, if they are missing or the table has changed."
     import matplotlib
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
-    path, text, index = out/f'{part.name}.csv', table.to_csv(index=False), out/'figures'/f'{part.name}.json'
-    if path.exists() and path.read_text() == text and index.exists():
-        names = json.loads(index.read_text())
-        if all((out/'figures'/f'{name}.{kind}').exists() for name in names for kind in ('png', 'svg')): return names
+    path, text, drawn = out/f'{part.name}.csv', table.to_csv(index=False), figure_names(part, out)
+    files = [out/'figures'/f'{name}.{kind}' for name in drawn for kind in ('png', 'svg')]
+    if path.exists() and path.read_text() == text and drawn and all(f.exists() for f in files): return
     figures = part.draw(table)
     for name, fig in figures.items():
         for kind in ('png', 'svg'):
@@ -194,44 +205,52 @@ def write_part(
             fig.savefig(buffer, format=kind, dpi=150, bbox_inches='tight', metadata={'Date': None} if kind == 'svg' else None)
             write_whole(out/'figures'/f'{name}.{kind}', buffer.getvalue())
         plt.close(fig)
-    write_whole(index, json.dumps(list(figures)))
+    write_whole(out/'figures'/f'{part.name}.json', json.dumps(list(figures)))
     write_whole(path, text)
-    return list(figures)
 
-# %% ../nbs/14_reproduce.ipynb #14-020
+# %% ../nbs/14_reproduce.ipynb #14-024
+def peak_memory() -> float|None: # GiB; None where the system does not tell (Windows)
+    "The most memory that this process has held."
+    try: import resource
+    except ImportError: return None
+    unit = 2**30 if sys.platform == 'darwin' else 2**20               # bytes on macOS, KiB on Linux
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/unit, 2)
+
+# %% ../nbs/14_reproduce.ipynb #14-025
 def write_run(
     setup:Setup, # the call
     made:dict[str, list[dict]], # what made the cells of each part
     out:Path, # output folder
     seconds:float, # wall time of this call
 ) -> dict: # what was written
-    "Write run.json; parts of earlier calls with the same setup are kept."
-    import resource
-    path = out/'run.json'
-    parts = json.loads(path.read_text())['parts'] if path.exists() else {}
+    "Write run.json; parts of earlier calls with the same setup are kept, wall times add up."
+    before = read_run(out)
+    before = before.info if before else {}
+    parts = dict(before.get('parts', {}))
     for name, cells in made.items():
         parts[name] = dict(seconds=round(sum(c['seconds'] for c in cells), 2), cells=len(cells), finished=max(c['finished'] for c in cells),
                            code=cells[0]['environment']['code'], git=cells[0]['environment']['git'])
     command = ['modscale', 'reproduce', '--scale', setup.scale, '--dataset', setup.dataset, '--seed', str(setup.seed)]
-    source = setup.images.source if 'images' in setup.__dict__ else (json.loads(path.read_text()).get('images') if path.exists() else None)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    run = dict(command=shlex.join(command), scale=setup.scale, dataset=setup.dataset, seed=setup.seed, images=source,
-               device=setup.torch_device, wall_seconds=round(seconds, 2), peak_memory_gib=round(peak, 2), environment=environment(), parts=parts)
-    write_whole(path, json.dumps(run, indent=1) + '\n')
+    source = setup.images.source if 'images' in setup.__dict__ else before.get('images')      # only if the images were read
+    run = dict(command=shlex.join(command), scale=setup.scale, dataset=setup.dataset, seed=setup.seed, images=source, device=setup.torch_device,
+               wall_seconds=round(seconds + before.get('wall_seconds', 0), 2), peak_memory_gib=max(peak_memory() or 0, before.get('peak_memory_gib', 0)),
+               environment=environment(), parts=parts)
+    write_whole(out/'run.json', json.dumps(run, indent=1) + '\n')
     return run
 
+# %% ../nbs/14_reproduce.ipynb #14-026
 def check_same_run(
     setup:Setup, # the call
     out:Path, # output folder
 ):
     "Refuse to mix two runs in one folder: raises `ValueError` naming the first argument that differs from the stored run."
-    if not (out/'run.json').exists(): return
-    stored = find_runs(out)[0].info
+    run = read_run(out)
+    stored = run.info if run else {}
     for name in ('scale', 'dataset', 'seed'):
-        if stored.get(name) != getattr(setup, name):
+        if run and stored.get(name) != getattr(setup, name):
             raise ValueError(f'out={str(out)!r} holds a run with {name}={stored.get(name)!r}, not {name}={getattr(setup, name)!r}; choose another --out')
 
-# %% ../nbs/14_reproduce.ipynb #14-022
+# %% ../nbs/14_reproduce.ipynb #14-028
 TEMPLATE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>modscale: {{ run.scale }} reproduction</title><link rel="icon" href="data:,">
 <style>
@@ -259,11 +278,11 @@ The paper's numbers were read off its figures{% if run.dataset != 'cifar10' %}; 
 {% endfor %}</table>
 {% for p in parts %}<h2 id="{{ p.name }}">{{ p.title }}</h2><blockquote>The paper: {{ p.paper }}</blockquote>
 {% for name, src in p.figures %}<p><img alt="{{ name }}" src="{{ src }}"></p>{% endfor %}
-<details><summary>Numbers ({{ p.rows }} rows in {{ p.name }}.csv, {{ '%.0f'|format(p.seconds) }} s)</summary><div class="numbers">{{ p.table }}</div></details>
+<details><summary>Numbers ({{ p.rows }} rows in {{ p.name }}.csv, {{ '%.0f'|format(p.seconds) }} s{% if p.code != run.environment.code %}, made by other code: {{ p.code }}{% endif %})</summary><div class="numbers">{{ p.table }}</div></details>
 {% endfor %}</body></html>
 """
 
-# %% ../nbs/14_reproduce.ipynb #14-023
+# %% ../nbs/14_reproduce.ipynb #14-029
 def write_report(
     out:Path, # output folder with run.json
     run:dict, # what is in it
@@ -276,7 +295,7 @@ def write_report(
     env.filters['number'] = lambda v: '' if v is None else f'{v:.4g}'
     def embed(name): return 'data:image/svg+xml;base64,' + base64.b64encode((out/'figures'/f'{name}.svg').read_bytes()).decode()
     from markupsafe import Markup
-    parts = [dict(name=p.name, title=p.title, paper=p.paper, rows=len(table), seconds=run['parts'][p.name]['seconds'],
+    parts = [dict(name=p.name, title=p.title, paper=p.paper, rows=len(table), **run['parts'][p.name],
                   figures=[(name, embed(name)) for name in names],
                   table=Markup(p.digest(table).to_html(index=False, float_format='%.4g', border=0, na_rep=''))) for p, table, names in sections]
     rows = [{k: None if not isinstance(v, str) and pd.isna(v) else v for k, v in r.items()} for r in claims.to_dict('records')]
@@ -284,7 +303,7 @@ def write_report(
                                             total=sum(p['seconds'] for p in run['parts'].values()))
     return write_whole(out/'report.html', page)
 
-# %% ../nbs/14_reproduce.ipynb #14-025
+# %% ../nbs/14_reproduce.ipynb #14-031
 def reproduce(
     setup:Setup, # what is asked for
     out:str|Path='modscale-out', # output folder
@@ -303,9 +322,9 @@ def reproduce(
     done = run_cells(wanted, setup, out, progress)
     for p in wanted: write_part(p, done[p.name][0], out)
     run = write_run(setup, {name: made for name, (_, made) in done.items()}, out, time.perf_counter() - start)
-    stored = find_runs(out)[0]
+    stored = read_run(out)
     claims = claims_table([stored])
     write_whole(out/'claims.csv', claims.to_csv(index=False))
-    sections = [(p, stored.table(p.name), write_part(p, stored.table(p.name), out)) for p in parts.values() if p.name in run['parts']]
+    sections = [(p, stored.table(p.name), figure_names(p, out)) for p in parts.values() if p.name in run['parts']]
     write_report(out, run, sections, claims)
     return claims

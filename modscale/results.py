@@ -35,9 +35,8 @@ def write_whole(
         with os.fdopen(handle, 'wb') as f: f.write(data), f.flush(), os.fsync(f.fileno())
         os.chmod(temporary, 0o644)          # mkstemp makes files that only the owner can read
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    except OSError as e: raise OSError(e.errno, e.strerror, str(path)) from e
+    finally: Path(temporary).unlink(missing_ok=True)
     return path
 
 # %% ../nbs/12_results.ipynb #12-011
@@ -49,6 +48,7 @@ def code_hash() -> str: # 12 hexadecimal digits
     files = sorted(f for f in Path(__file__).parent.glob('*.py') if f.stem not in PRESENTATION)
     return hashlib.sha256(b''.join(f.name.encode() + f.read_bytes() for f in files)).hexdigest()[:12]
 
+# %% ../nbs/12_results.ipynb #12-012
 @cache
 def git_revision() -> str|None: # commit, with '+' when files have changed since; None outside a checkout
     "The git commit of the package's checkout, if it runs from one."
@@ -59,7 +59,7 @@ def git_revision() -> str|None: # commit, with '+' when files have changed since
         return head.stdout.strip() + ('+' if git('status', '--porcelain').stdout.strip() else '')
     except (OSError, subprocess.SubprocessError): return None
 
-# %% ../nbs/12_results.ipynb #12-012
+# %% ../nbs/12_results.ipynb #12-013
 def package_version(
     name:str # of a distribution
 ) -> str|None: # its version, None when it is not installed
@@ -67,6 +67,7 @@ def package_version(
     try: return version(name)
     except PackageNotFoundError: return None
 
+# %% ../nbs/12_results.ipynb #12-014
 def environment() -> dict: # versions and hardware, ready for JSON
     "Versions of what computes, and the machine it runs on; no names of folders, users or hosts."
     names = ('modscale', 'numpy', 'scipy', 'pandas', 'torch', 'torchvision', 'scikit-learn', 'pyarrow')
@@ -80,13 +81,14 @@ def environment() -> dict: # versions and hardware, ready for JSON
                 memory_gib=round(memory/2**30, 1) if memory else None, versions={n: package_version(n) for n in names},
                 git=git_revision(), code=code_hash())
 
-# %% ../nbs/12_results.ipynb #12-017
+# %% ../nbs/12_results.ipynb #12-019
 def fingerprint(
     settings:dict, # what the cell computes, ready for JSON
 ) -> str: # 12 hexadecimal digits
     "Hash of a cell's settings together with the code's."
     return hashlib.sha256(json.dumps([settings, code_hash()], sort_keys=True).encode()).hexdigest()[:12]
 
+# %% ../nbs/12_results.ipynb #12-020
 def cell_path(
     folder:str|Path, # output folder
     part:str, # part of the study
@@ -95,7 +97,7 @@ def cell_path(
     "The file of a cell."
     return Path(folder)/'cells'/f'{part}-{fingerprint(settings)}.json'
 
-# %% ../nbs/12_results.ipynb #12-018
+# %% ../nbs/12_results.ipynb #12-021
 def save_cell(
     folder:str|Path, # output folder
     part:str, # part of the study
@@ -108,7 +110,7 @@ def save_cell(
                 environment=environment(), table=table.to_csv(index=False))
     return write_whole(cell_path(folder, part, settings), json.dumps(made, indent=1))
 
-# %% ../nbs/12_results.ipynb #12-019
+# %% ../nbs/12_results.ipynb #12-022
 def load_cell(
     folder:str|Path, # output folder
     part:str, # part of the study
@@ -124,6 +126,7 @@ def load_cell(
         print(f'modscale: {path.name} is damaged ({e}) and will be computed again', file=sys.stderr)
         path.unlink()
 
+# %% ../nbs/12_results.ipynb #12-023
 def read_table(
     text:str # CSV text as `save_cell` writes it
 ) -> pd.DataFrame: # floats bit for bit as they were

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'COLOURS', 'SineCell', 'stack_samples', 'count_flops', 'alignment_flops', 'build', 'step_flops', 'budget',
-           'start_projections', 'direction_scores', 'loss_on', 'kernel_rows', 'run_sine', 'summarise', 'plot_sine',
-           'plot_directions']
+           'start_projections', 'direction_scores', 'loss_on', 'kernel_rows', 'run_sine', 'summarise', 'geometric',
+           'plot_sine', 'plot_directions']
 
 # %% ../nbs/09_sine.ipynb #09-003
 import math
@@ -72,6 +72,7 @@ def count_flops(
     with FlopCounterMode(display=False) as counter: f()
     return counter.get_total_flops()
 
+# %% ../nbs/09_sine.ipynb #09-014
 def alignment_flops(
     n:int, # samples that the rule sees in one step
     m:int, # inputs
@@ -84,7 +85,7 @@ def alignment_flops(
     kernel.U.requires_grad_()
     return steps * count_flops(lambda: joint_objective(kernel, x, y).backward())
 
-# %% ../nbs/09_sine.ipynb #09-015
+# %% ../nbs/09_sine.ipynb #09-016
 def build(
     cell:SineCell, # method and sizes
     U:torch.Tensor|None, # start of the projections, shape (S, k, m, 1); None for 'monolithic'
@@ -93,6 +94,7 @@ def build(
     if cell.method == 'monolithic': return MonolithicNet(cell.m, width=128, S=cell.seeds, seed=cell.seed)
     return ModularNet(U, width=32, seed=cell.seed)
 
+# %% ../nbs/09_sine.ipynb #09-017
 def step_flops(
     net:torch.nn.Module, # stack of S networks
     m:int, # inputs
@@ -104,7 +106,7 @@ def step_flops(
     net.zero_grad(set_to_none=True)
     return flops / net.S
 
-# %% ../nbs/09_sine.ipynb #09-016
+# %% ../nbs/09_sine.ipynb #09-018
 def budget(
     cell:SineCell # method and sizes
 ) -> tuple[int, float, float]: # training steps, operations of alignment, operations of one training step
@@ -117,7 +119,7 @@ def budget(
     total = align_cost + cell.steps*cost('ours')
     return cell.steps if cell.method == 'oracle' else max(cell.steps, math.ceil(total/own)), 0., own
 
-# %% ../nbs/09_sine.ipynb #09-019
+# %% ../nbs/09_sine.ipynb #09-021
 def start_projections(
     cell:SineCell, # method and sizes
     x:torch.Tensor, # training inputs, shape (S, n, m)
@@ -132,7 +134,7 @@ def start_projections(
              for s, (xs, ys) in enumerate(zip(x.cpu().numpy(), y.cpu().numpy()))]
     return torch.as_tensor(np.stack([f.U for f in found]))[..., None], found
 
-# %% ../nbs/09_sine.ipynb #09-021
+# %% ../nbs/09_sine.ipynb #09-023
 def direction_scores(
     cell:SineCell, # whose tasks are the truth
     U:torch.Tensor, # projections of S networks, shape (S, k, m, 1)
@@ -143,7 +145,7 @@ def direction_scores(
     pairs = [(u, t.U) for u, t in zip(learned, cell.tasks())]
     return {f'coverage_{when}': [coverage(*p) for p in pairs], f'similarity_{when}': [similarity(*p) for p in pairs]}
 
-# %% ../nbs/09_sine.ipynb #09-022
+# %% ../nbs/09_sine.ipynb #09-024
 def loss_on(
     x:torch.Tensor, # inputs, shape (S, n, m)
     y:torch.Tensor, # targets, shape (S, n, 1)
@@ -153,6 +155,7 @@ def loss_on(
     def loss(net): return mse(net(x), y)
     return loss
 
+# %% ../nbs/09_sine.ipynb #09-025
 def kernel_rows(
     cell:SineCell, # the cell of 'ours'
     found:list, # its alignments
@@ -165,7 +168,7 @@ def kernel_rows(
             for s, f in enumerate(found)]
     return pd.DataFrame(rows)
 
-# %% ../nbs/09_sine.ipynb #09-023
+# %% ../nbs/09_sine.ipynb #09-026
 def run_sine(
     cell:SineCell, # method and sizes
     device:str='cpu', # where to compute
@@ -187,7 +190,7 @@ def run_sine(
     if U is not None: rows |= direction_scores(cell, U, 'start') | direction_scores(cell, net.U, 'end')
     return pd.concat([pd.DataFrame(rows)] + ([kernel_rows(cell, found, losses)] if cell.method == 'ours' else []), ignore_index=True)
 
-# %% ../nbs/09_sine.ipynb #09-027
+# %% ../nbs/09_sine.ipynb #09-030
 def summarise(
     table:pd.DataFrame, # rows of cells, one a seed
     by:list[str], # columns that name a group
@@ -198,19 +201,30 @@ def summarise(
     return groups.agg(mean='mean', se=lambda v: v.std(ddof=1)/len(v)**.5, count='size').reset_index()
 
 # %% ../nbs/09_sine.ipynb #09-033
+def geometric(
+    table:pd.DataFrame, # rows of cells, one a seed
+    by:list[str], # columns that name a group
+    value:str, # column to average, positive
+) -> pd.DataFrame: # columns of `by`, mean, below, above, count
+    "Geometric mean of a column in each group, and how far two standard errors of the mean logarithm reach below and above it."
+    logs = summarise(table.assign(**{value: np.log(table[value])}), by, value)
+    mean, low, high = (np.exp(logs['mean'] + side*logs.se.fillna(0)) for side in (0, -2, 2))
+    return logs.assign(mean=mean, below=mean - low, above=high - mean).drop(columns='se')
+
+# %% ../nbs/09_sine.ipynb #09-039
 COLOURS = dict(monolithic='#7f7f7f', modular='#1f77b4', paper='#9467bd', ours='#d62728', oracle='#2ca02c', kernel='#ff7f0e')
 
 def plot_sine(
     table:pd.DataFrame # rows of `run_sine` for several cells
 ): # a matplotlib Figure, one panel for each m
-    "Test loss of each method against n, mean and two standard errors over tasks, one panel for each m."
+    "Test loss of each method against n, geometric mean and two standard errors over tasks, one panel for each m."
     import matplotlib.pyplot as plt
     sizes = sorted(table.m.unique())
     fig, axes = plt.subplots(1, len(sizes), figsize=(3*len(sizes) + 1.6, 3.4), sharey=True, squeeze=False)
-    data = summarise(table, ['method', 'm', 'n'], 'test_loss')
+    data = geometric(table, ['method', 'm', 'n'], 'test_loss')
     for ax, m in zip(axes[0], sizes):
         for method, rows in data[data.m == m].sort_values('n').groupby('method', sort=False):
-            ax.errorbar(rows.n, rows['mean'], 2*rows.se.fillna(0), fmt='o', ms=4, capsize=2, color=COLOURS[method], label=method,
+            ax.errorbar(rows.n, rows['mean'], (rows.below, rows.above), fmt='o', ms=4, capsize=2, color=COLOURS[method], label=method,
                         ls='--' if method == 'oracle' else '-')
         n = sorted(table.n[table.m == m].unique())
         ax.set(title=f'm = {m}, k = {table.k.iloc[0]}', xlabel='samples n', xscale='log', yscale='log')
@@ -220,7 +234,7 @@ def plot_sine(
     fig.tight_layout()
     return fig
 
-# %% ../nbs/09_sine.ipynb #09-034
+# %% ../nbs/09_sine.ipynb #09-040
 def plot_directions(
     table:pd.DataFrame # rows of `run_sine` for several cells
 ): # a matplotlib Figure
@@ -228,7 +242,7 @@ def plot_directions(
     import matplotlib.pyplot as plt
     table = table.dropna(subset=['coverage_end'])
     cells = list(table[['m', 'n']].drop_duplicates().itertuples(index=False))
-    fig, axes = plt.subplots(1, len(cells), figsize=(2*len(cells) + .8, 2.8), sharey=True, squeeze=False)
+    fig, axes = plt.subplots(1, len(cells), figsize=(2.3*len(cells) + .8, 2.8), sharey=True, squeeze=False)
     for ax, (m, n) in zip(axes[0], cells):
         for method, rows in table[(table.m == m) & (table.n == n)].groupby('method', sort=False):
             score = rows[['coverage_start', 'coverage_end']]
