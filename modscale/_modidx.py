@@ -13,6 +13,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'modscale.align.coverage': ('align.html#coverage', 'modscale/align.py'),
                                 'modscale.align.fourier_features': ('align.html#fourier_features', 'modscale/align.py'),
                                 'modscale.align.joint_objective': ('align.html#joint_objective', 'modscale/align.py'),
+                                'modscale.align.merge_copies': ('align.html#merge_copies', 'modscale/align.py'),
                                 'modscale.align.neg_log_evidence': ('align.html#neg_log_evidence', 'modscale/align.py'),
                                 'modscale.align.optimise_kernel': ('align.html#optimise_kernel', 'modscale/align.py'),
                                 'modscale.align.paper_objective': ('align.html#paper_objective', 'modscale/align.py'),

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['fourier_features', 'quadratic_and_logdet', 'neg_log_evidence', 'coverage', 'similarity', 'Kernel', 'wide_start',
-           'paper_objective', 'joint_objective', 'optimise_kernel', 'Alignment', 'closed_form', 'check_data', 'align',
-           'plot_alignment']
+           'paper_objective', 'joint_objective', 'optimise_kernel', 'merge_copies', 'Alignment', 'closed_form',
+           'check_data', 'align', 'plot_alignment']
 
 # %% ../nbs/08_align.ipynb #08-003
 import math
@@ -155,12 +155,30 @@ def optimise_kernel(
     for t in learned: t.requires_grad_(False)
     return history
 
-# %% ../nbs/08_align.ipynb #08-027
+# %% ../nbs/08_align.ipynb #08-028
+def merge_copies(
+    U:np.ndarray, # candidate directions, shape (C, m), unit rows
+    effects:np.ndarray, # what each adds to the prediction at n samples, shape (n, C)
+    K:int, # modules to keep, at most C
+    copy:float=.98, # |cos| from which a candidate is a copy of a larger one
+) -> tuple[np.ndarray, np.ndarray]: # numbers of the K candidates kept, and the variance of each together with its copies, largest first
+    "Keep the K directions that carry most variance, copies counted together (08_align, step 8). Copies fill up when there are fewer modules than K."
+    heads, sums, copies = [], [], []
+    for j in np.argsort(-effects.var(0), kind='stable'):
+        near = [i for i, h in enumerate(heads) if abs(U[j] @ U[h]) > copy]
+        if near: sums[near[0]] = sums[near[0]] + effects[:, j]; copies.append(j)
+        else: heads.append(j); sums.append(effects[:, j])
+    variance = np.array([e.var() for e in sums])
+    order = np.argsort(-variance, kind='stable')
+    extra = np.array(copies[:max(0, K - len(heads))], dtype=int)
+    return np.r_[np.array(heads)[order], extra][:K], np.r_[variance[order], np.zeros(len(extra))][:K]
+
+# %% ../nbs/08_align.ipynb #08-030
 @dataclass(frozen=True, eq=False)
 class Alignment:
     "Directions found by `align`, and the closed-form kernel fit that goes with them. Modules are in order of their share."
     U:np.ndarray # the K directions kept, float32, shape (K, m), unit rows
-    share:np.ndarray # variance of each kept module's contribution over the variance of y, shape (K,)
+    share:np.ndarray # variance of each kept module's contribution, copies included, over the variance of y, shape (K,)
     objective:float # final value of the rule: nats a sample for 'joint', mean quadratic form for 'paper'
     history:list # its value at each step
     seconds:float # wall time
@@ -178,7 +196,7 @@ class Alignment:
         "The kernel's own prediction of y at `x` (n, m); shape (n,). No network is trained."
         return self.effects(x).sum(1) + self.center
 
-# %% ../nbs/08_align.ipynb #08-028
+# %% ../nbs/08_align.ipynb #08-031
 def closed_form(
     kernel:Kernel, # at the learned directions
     x:torch.Tensor, # inputs, shape (n, m)
@@ -194,7 +212,7 @@ def closed_form(
     A = A + kernel.log_noise.exp() * torch.eye(len(A), dtype=A.dtype, device=A.device)
     return torch.cholesky_solve(b[:, None], torch.linalg.cholesky(A)).view(shape)
 
-# %% ../nbs/08_align.ipynb #08-030
+# %% ../nbs/08_align.ipynb #08-033
 def check_data(
     x, # inputs, shape (n, m)
     y, # targets, shape (n,)
@@ -210,7 +228,7 @@ def check_data(
     if y.std() == 0: raise ValueError(f'y must not be constant, got y={y[0]} in every row')
     return x, y
 
-# %% ../nbs/08_align.ipynb #08-031
+# %% ../nbs/08_align.ipynb #08-034
 def align(
     x:np.ndarray, # training inputs, shape (n, m); on a scale near one
     y:np.ndarray, # training targets, shape (n,)
@@ -235,11 +253,10 @@ def align(
     history = optimise_kernel(kernel, tx, ty, rule, steps, lr, batch, seed)
     theta = closed_form(kernel, tx, ty)
     found = Alignment(kernel.U.cpu().numpy(), np.empty(0), history[-1], history, 0., kernel, theta, center, spread)
-    share = found.effects(x).var(0) / spread**2
-    keep = np.argsort(-share, kind='stable')[:K]
-    return replace(found, U=found.U[keep], share=share[keep], seconds=time.perf_counter() - start)
+    keep, variance = merge_copies(found.U, found.effects(x), K)
+    return replace(found, U=found.U[keep], share=variance/spread**2, seconds=time.perf_counter() - start)
 
-# %% ../nbs/08_align.ipynb #08-045
+# %% ../nbs/08_align.ipynb #08-048
 def plot_alignment(
     found:Alignment, # result of `align`
     task, # the task it was found on, with `U` and `modules`
