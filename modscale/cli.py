@@ -75,7 +75,7 @@ def run_claims(args):
     "`modscale claims`."
     from modscale.claims import claims_table, find_runs
     table = claims_table(find_runs(args.results))
-    if not args.json: table = table.drop(columns=['claim', 'sense'])
+    if not args.json: table = table[[c for c in table if c not in ('claim', 'sense')] + ['claim']]      # the longest column last
     print_table(table, args.json)
 
 # %% ../nbs/16_cli.ipynb #16-011
