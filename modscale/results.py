@@ -50,13 +50,13 @@ def code_hash() -> str: # 12 hexadecimal digits
 
 # %% ../nbs/12_results.ipynb #12-012
 @cache
-def git_revision() -> str|None: # commit, with '+' when files have changed since; None outside a checkout
+def git_revision() -> str|None: # commit, with '+' when the package's files have changed since; None outside a checkout
     "The git commit of the package's checkout, if it runs from one."
     def git(*words): return subprocess.run(['git', '-C', str(Path(__file__).parent), *words], capture_output=True, text=True, timeout=10)
     try:
         tracked, head = git('ls-files', '--error-unmatch', Path(__file__).name), git('rev-parse', 'HEAD')
         if tracked.returncode or head.returncode: return None
-        return head.stdout.strip() + ('+' if git('status', '--porcelain').stdout.strip() else '')
+        return head.stdout.strip() + ('+' if git('status', '--porcelain', '--', '.').stdout.strip() else '')
     except (OSError, subprocess.SubprocessError): return None
 
 # %% ../nbs/12_results.ipynb #12-013
