@@ -103,7 +103,7 @@ def draw_fig3(table):
     return dict(fig3=theory.plot_fig3(table, paper_fig3()))
 
 # %% ../nbs/14_reproduce.ipynb #14-013
-SINE = dict(smoke=dict(m=(5,), n=(400, 2000), seeds=3, steps=1000, align_steps=100, align_batch=400),
+SINE = dict(smoke=dict(m=(5,), n=(400, 2000), seeds=3, steps=800, align_steps=100, align_batch=400),
             quick=dict(m=(5,), n=(400, 2000), seeds=5, steps=5000, align_steps=150, align_batch=512),
             paper=dict(m=(2, 3, 5, 7, 9), n=(100, 200, 500, 1000, 2000, 5000, 10_000), seeds=10, steps=10_000, align_steps=150, align_batch=1024))
 
@@ -121,7 +121,7 @@ def sine_part() -> Part:
                 lambda t: digest(t, ['m', 'n', 'method'], ['test_loss', 'train_loss', 'coverage_start', 'coverage_end', 'align_gflop', 'train_gflop', 'steps']))
 
 # %% ../nbs/14_reproduce.ipynb #14-014
-IMAGES = dict(smoke=dict(k=(1, 4, 8), n=3000, seeds=2, batch=32, align_samples=3000, test=500),
+IMAGES = dict(smoke=dict(k=(1, 4, 8), n=2500, seeds=2, batch=32, align_samples=2500, test=500),
               quick=dict(k=(1, 4, 8), n=40_000, seeds=3),
               paper=dict(k=tuple(range(1, 9)), n=200_000, seeds=5))
 

@@ -39,6 +39,7 @@ class SineTask:
     phase:np.ndarray # shape (k, 3), radians
     mean:float # mean of the sum of waves before it is centred
     std:float # its standard deviation before it is scaled
+    seed:int # from which it was drawn
 
     @property
     def m(self) -> int: return self.U.shape[1]
@@ -56,9 +57,9 @@ class SineTask:
         return self.modules(x @ self.U.T).sum(-1)
 
     def sample(self, n:int, seed:int) -> tuple[np.ndarray, np.ndarray]:
-        "`n` inputs x ~ N(0, I_m), shape (n, m), and their targets, shape (n,), both float64; `seed` is apart from the task's own."
+        "`n` inputs x ~ N(0, I_m), shape (n, m), and their targets, shape (n,), both float64; every task has samples of its own for each `seed`."
         check(n=n)
-        x = np.random.default_rng([seed, self.m, n]).standard_normal((n, self.m))
+        x = np.random.default_rng([self.seed, seed, self.m, n, 1]).standard_normal((n, self.m))
         return x, self(x)
 
 # %% ../nbs/05_tasks.ipynb #05-011
@@ -77,7 +78,7 @@ def sine_task(
     amplitude = np.array([1., .5, .2]) * rng.uniform(.5, 1.5, (k, 3))
     phase = rng.uniform(0, 2*np.pi, (k, 3))
     mean, var = wave_moments(U, amplitude, frequency, phase)
-    return SineTask(U, amplitude, frequency, phase, mean, var**.5)
+    return SineTask(U, amplitude, frequency, phase, mean, var**.5, seed)
 
 # %% ../nbs/05_tasks.ipynb #05-022
 def plot_modules(
