@@ -1,4 +1,4 @@
-"The closed forms of notebooks 01 to 04 as properties: limits, monotonicity, identities, and errors that name the argument."
+"The closed forms of the theory notebooks as properties: limits, monotonicity, identities, and errors that name the argument."
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings, strategies as st
