@@ -150,10 +150,11 @@ def log_loss_moments(
     T2, # mean of the variance that it cannot, positive, broadcasts
     spread1=0., # relative variance of T₁ over tasks, 2 Tr Λ₁²/T₁², broadcasts
     spread2=0., # the same of T₂, broadcasts
+    nodes:int=7, # of the quadrature in each of three variables
 ) -> tuple[np.ndarray, np.ndarray]: # mean and variance of the logarithm of one run's test loss (one output)
     "Moments of log loss over runs and tasks, finite at every size (05_loss_law, step 7). No checks: it is called inside optimisers."
     n, p, T1, T2, spread1, spread2 = (a[..., None, None, None] for a in np.broadcast_arrays(n, p, T1, T2, spread1, spread2))
-    z, weight = np.polynomial.hermite_e.hermegauss(7)
+    z, weight = np.polynomial.hermite_e.hermegauss(nodes)
     weight = weight/weight.sum()
     r, a = np.minimum(n, p)/2, (np.abs(n - p) + 1)/2
     Q = np.exp(special.psi(r) - special.psi(a) + (special.polygamma(1, r) + special.polygamma(1, a))**.5*z)
