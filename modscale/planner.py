@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['FIT_COLUMNS', 'DESIGNS', 'Crossings', 'sample_complexity', 'optimal_p', 'cheapest_samples', 'read_losses',
            'log_student', 'row_scores', 'SpectrumFit', 'best_theta', 'estimate_covariance', 'fit_spectrum',
-           'synthetic_losses', 'coverage_study', 'summarise_coverage', 'plan', 'plot_plan', 'plot_coverage']
+           'synthetic_losses', 'coverage_study', 'summarise_coverage', 'plan', 'predict', 'plot_plan', 'plot_coverage',
+           'plot_prediction']
 
 # %% ../nbs/07_planner.ipynb #07-003
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, special, stats
 
-from .loss_law import log_loss_moments, sample_study, square_traces
-from .pinv import single
+from .loss_law import log_loss_moments, loss_quantile, sample_study, square_traces
+from .pinv import pinv_norm, single
+from .ridge import optimal_ridge, predict_ridge_loss
 from .spectrum import head_trace, tail_trace
 from .symbols import check, choice, real_above
 from .theory import theorem1
@@ -32,7 +34,8 @@ class Crossings:
     def __str__(self):
         if np.ndim(self.last): return f'Crossings of {self.last.size} settings, {int(np.isinf(self.last).sum())} of them without a last one'
         before = '' if np.isnan(self.rise) else f'reached at n = {self.first:.4g}, lost again at {self.rise:.4g}, '
-        return before + (f'reached for good at n = {self.last:.4g}' if np.isfinite(self.last) else 'never reached for good: the part that cannot be learned is larger')
+        if np.isinf(self.last): return before + 'never reached for good: the part that cannot be learned is larger'
+        return before + f'reached for good at n = {self.last:.4g}'
 
 # %% ../nbs/07_planner.ipynb #07-006
 def sample_complexity(
@@ -75,13 +78,14 @@ def optimal_p(
     N, m, Omega, c, d, noise, K = np.broadcast_arrays(d*real_above('n', n, 0), m, Omega, c, d, noise, K)
     eps = Omega**-m.astype(float)
     def loss(p):
-        with np.errstate(divide='ignore', invalid='ignore'): p = np.asarray(p, dtype=float); fit = d*(c*(p/K + 1)**-eps + noise)*(N - 1)/(N - p - 1)
-        return np.where((p >= K) & (p < N - 1), fit, np.inf)
-    def slope(p): return 1/(N - p - 1) - eps*c/(p + K)*(p/K + 1)**-eps/(c*(p/K + 1)**-eps + noise)
-    low, high = np.zeros(N.shape), np.maximum(N - 1.5, 0)
+        room = np.where((p >= K) & (p < N - 1), N - p - 1, np.nan)
+        return np.nan_to_num(d*(c*(p/K + 1)**-eps + noise)*(N - 1)/room, nan=np.inf)
+    def falls(p): return (c*(p/K + 1)**-eps + noise)*(p + K) < eps*c*(p/K + 1)**-eps*(N - p - 1)
+    low, high = np.zeros(N.shape), np.maximum(N - 1., 0)
     for _ in range(60):
         middle = (low + high)/2
-        low, high = np.where(slope(middle) < 0, middle, low), np.where(slope(middle) < 0, high, middle)
+        down = falls(middle)
+        low, high = np.where(down, middle, low), np.where(down, high, middle)
     best = np.maximum(np.array([np.floor(low), np.ceil(low)]), K)
     losses = np.stack([d*(c + noise), *map(loss, best)])                     # first: no model at all
     at = losses.argmin(0)
@@ -126,13 +130,16 @@ def read_losses(
         except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e:
             raise ValueError(f'table must be a CSV file with a header, got table={str(table)!r} ({e})') from e
     missing = [c for c in FIT_COLUMNS if c not in table]
-    if missing: raise ValueError(f'table must have the columns {", ".join(FIT_COLUMNS)}; {", ".join(missing)} missing, got table columns={list(table)}')
+    if missing:
+        raise ValueError(f'table must have the columns {", ".join(FIT_COLUMNS)}; {", ".join(missing)} missing, got table columns={list(table)}')
     rows = table[list(FIT_COLUMNS)].apply(pd.to_numeric, errors='coerce').astype(float)
-    good = np.isfinite(rows).all(axis=1) & (rows[['n', 'p', 'test_loss']] > 0).all(axis=1) & (rows.train_loss >= 0) & (rows.m >= 0) & (rows.m % 1 == 0)
+    positive = (rows[['n', 'p', 'test_loss']] > 0).all(axis=1) & (rows[['m', 'train_loss']] >= 0).all(axis=1)
+    good = (np.isfinite(rows).all(axis=1) & positive & (rows.m % 1 == 0)).to_numpy()
     if not good.all():
-        at = int(np.argmin(good.to_numpy()))
-        raise ValueError(f'table must hold positive n, p and test_loss, whole m, and train_loss >= 0; got table row {at}: {table.iloc[at][list(FIT_COLUMNS)].to_dict()}')
-    if len(rows) < 5: raise ValueError(f'table must have at least 5 rows to fit three numbers and their errors, got table of length={len(rows)}')
+        at = int(np.argmin(good))
+        raise ValueError('table must hold positive n, p and test_loss, whole m, and train_loss >= 0; '
+                         f'got table row {at}: {table.iloc[at][list(FIT_COLUMNS)].to_dict()}')
+    if len(rows) < 5: raise ValueError(f'table must have at least 5 rows (three constants and their errors), got table of length={len(rows)}')
     return rows.reset_index(drop=True)
 
 # %% ../nbs/07_planner.ipynb #07-023
@@ -210,7 +217,8 @@ def best_theta(
     tried = [(optimize.minimize(loss, np.clip(s[moving], *bounds.T), (s,), 'L-BFGS-B', bounds=bounds), s) for s in starts]
     best, start = min(tried, key=lambda t: t[0].fun)
     simplex = np.clip(best.x + .01*np.vstack([0*best.x, np.eye(len(moving))]), *bounds.T)
-    best = optimize.minimize(loss, best.x, (start,), 'Nelder-Mead', bounds=bounds, options=dict(xatol=1e-5, fatol=1e-6, maxiter=1500, initial_simplex=simplex))
+    options = dict(xatol=1e-5, fatol=1e-6, maxiter=1500, initial_simplex=simplex)
+    best = optimize.minimize(loss, best.x, (start,), 'Nelder-Mead', bounds=bounds, options=options)
     return full(best.x, start), free
 
 # %% ../nbs/07_planner.ipynb #07-028
@@ -225,9 +233,11 @@ def estimate_covariance(
         step = h[:, None]*np.eye(5)[free]
         def score(*shifts): return row_scores(theta + sum(shifts), rows)
         g = np.array([(score(e) - score(-e))/(2*s) for e, s in zip(step, h)])
-        H = -np.array([[(score(e, f) - score(e, -f) - score(-e, f) + score(-e, -f))/(4*a*b) for f, b in zip(step, h)] for e, a in zip(step, h)])
+        H = -np.array([[(score(e, f) - score(e, -f) - score(-e, f) + score(-e, -f))/(4*a*b) for f, b in zip(step, h)]
+                       for e, a in zip(step, h)])
         total = H.sum(2)
-        if not np.isfinite(total).all() or np.linalg.eigvalsh(total/np.sqrt(np.outer(*[abs(total.diagonal()) + 1e-300]*2)))[0] < 1e-6: return None
+        size = np.sqrt(abs(total.diagonal()) + 1e-300)
+        if not np.isfinite(total).all() or np.linalg.eigvalsh(total/np.outer(size, size))[0] < 1e-6: return None
         moved = np.linalg.solve(total - H.transpose(2, 0, 1), g.T[..., None])[..., 0]
         left_out, curved = moved.T @ moved*(N - 1)/N, np.linalg.inv(total)
         h = np.clip(np.sqrt(left_out.diagonal()), 1e-4, .2)
@@ -274,7 +284,8 @@ def synthetic_losses(
 ) -> pd.DataFrame: # columns FIT_COLUMNS
     "Losses that obey the theory's own law, at settings drawn from 7 sample sizes, 6 network sizes and m = 2..9 (07_planner, step 7)."
     rng = np.random.default_rng(seed)
-    n, p, m = (a.ravel() for a in np.meshgrid((100, 200, 500, 1000, 2000, 5000, 10_000), (97, 241, 385, 1153, 3265, 5377), np.arange(2, 10)))
+    sizes, counts = (100, 200, 500, 1000, 2000, 5000, 10_000), (97, 241, 385, 1153, 3265, 5377)
+    n, p, m = (a.ravel() for a in np.meshgrid(sizes, counts, np.arange(2, 10)))
     pick = rng.choice(len(n), runs, replace=runs > len(n))
     losses = np.array(sample_study(n[pick], p_scale*p[pick], m[pick], Omega, c, rng=rng))
     train, test = losses*np.exp(rough*rng.standard_normal(losses.shape))
@@ -298,8 +309,8 @@ def coverage_study(
         if design == 'random': truth = dict(Omega=rng.uniform(1.3, 2.2), c=rng.uniform(.5, 2), p_scale=rng.uniform(.6, 1))
         extra = {k: v*truth['c'] if k == 'cap' else v for k, v in DESIGNS[design].items()}
         fit = fit_spectrum(synthetic_losses(**truth, seed=[draw, 2], **extra))
-        return [dict(design=design, draw=draw, constant=name, truth=value, estimate=getattr(fit, name), low=fit.intervals[name][0],
-                     high=fit.intervals[name][1], covered=fit.intervals[name][0] <= value <= fit.intervals[name][1]) for name, value in truth.items()]
+        return [dict(design=design, draw=draw, constant=name, truth=value, estimate=getattr(fit, name), low=low, high=high, covered=low <= value <= high)
+                for name, value in truth.items() for low, high in [fit.intervals[name]]]
     found = Parallel(n_jobs=jobs)(delayed(one)(draw) for draw in range(seed, seed + single('draws', draws)))
     return pd.DataFrame([row for rows in found for row in rows])
 
@@ -307,9 +318,10 @@ def coverage_study(
 def summarise_coverage(
     table:pd.DataFrame # from `coverage_study`
 ) -> pd.DataFrame: # a row a design and constant: coverage with its se, draws, bias and half width in per cent
-    "Coverage, bias and width of the intervals."
+    "Coverage of the intervals, and the medians of bias and half width."
     table = table.assign(bias=100*(table.estimate/table.truth - 1), half_width=50*(table.high - table.low)/table.truth)
-    rows = table.groupby(['design', 'constant'], sort=False).agg(coverage=('covered', 'mean'), draws=('covered', 'size'), bias=('bias', 'median'), half_width=('half_width', 'median'))
+    groups = table.groupby(['design', 'constant'], sort=False)
+    rows = groups.agg(coverage=('covered', 'mean'), draws=('covered', 'size'), bias=('bias', 'median'), half_width=('half_width', 'median'))
     rows.insert(1, 'se', np.sqrt(rows.coverage*(1 - rows.coverage)/rows.draws))
     return rows.reset_index()
 
@@ -325,7 +337,8 @@ def plan(
 ) -> pd.DataFrame: # a row for each m and p, and for the best p of each m
     """Samples to reach a loss, with intervals; columns m, p, best, first, rise, last, last_low, last_high (07_planner, step 8).
 
-    `p` counts as in the fitted table; `best` marks rows with the number of parameters that needs the fewest samples. Raises `ValueError` by argument name."""
+    `p` counts as in the fitted table; `best` marks rows with the number of parameters that needs the fewest samples.
+    Raises `ValueError` by argument name."""
     target, K, draws = float(check(target=target)[0]), single('K', K), single('draws', draws, 20)
     m, p, levels = np.atleast_1d(check(m=m)[0]), np.atleast_1d(np.asarray(p, dtype=float)), ((1 - fit.level)/2, (1 + fit.level)/2)
     many = fit.draw(draws, seed) if np.isfinite(fit.covariance).all() else None
@@ -336,14 +349,39 @@ def plan(
             def cross(v): return sample_complexity(target, v['p_scale']*count, dim, v['Omega'], v['c'], K=K)
             here = cross(center)
             low, high = interval(lambda v: cross(v).last)
-            rows.append(dict(m=dim, p=count, best=False, first=float(here.first), rise=float(here.rise), last=float(here.last), last_low=low, last_high=high))
+            crossings = dict(first=float(here.first), rise=float(here.rise), last=float(here.last))
+            rows.append(dict(m=dim, p=count, best=False, **crossings, last_low=low, last_high=high))
         def fewest(v): return cheapest_samples(target, dim, v['Omega'], v['c'], K=K)
         samples, count = fewest(center)
         low, high = interval(lambda v: fewest(v)[0])
         rows.append(dict(m=dim, p=float(count)/fit.p_scale, best=True, first=np.nan, rise=np.nan, last=float(samples), last_low=low, last_high=high))
     return pd.DataFrame(rows)
 
-# %% ../nbs/07_planner.ipynb #07-047
+# %% ../nbs/07_planner.ipynb #07-044
+def predict(
+    n, # training samples, one or more
+    p, # counted parameters, one or more
+    m, # input dimension of the task, or of a module, one or more
+    Omega:float=1.57, # growth of the effective dimension
+    c:float=1., # variance of the target function
+    p_scale:float=1., # effective parameters over counted ones
+    d:int=1, # outputs
+    noise:float=0., # variance of the label noise
+    K:int=1, # aligned modules of the network
+) -> pd.DataFrame: # a row for each combination
+    """Predicted losses; columns n, p, m, F, train, test, median, low, high, best_ridge (07_planner, step 9).
+
+    `low` and `high` are the 5 and 95 % quantiles of one run's test loss. Raises `ValueError` by argument name."""
+    n, p, m = (a.ravel() for a in np.meshgrid(real_above('n', n, 0), real_above('p', p, 0), check(m=m)[0], indexing='ij'))
+    (noise, K), size, d = check(noise=noise, K=K), real_above('p_scale', p_scale, 0)*p, single('d', d)
+    T1, T2 = head_trace(size/K, m, Omega, c), tail_trace(size/K, m, Omega, c)
+    train, test = theorem1(n, size, T1, T2, d, noise)
+    low, median, high = (loss_quantile(q, n, size, T1, T2 + noise, d) for q in (.05, .5, .95))
+    rows = pd.DataFrame(dict(n=n, p=p, m=m, F=pinv_norm(d*n, size), train=train, test=test, median=median, low=low, high=high))
+    def ridge(n, p, m): return float(predict_ridge_loss(n, max(1, round(p)), int(m), Omega, c, d, noise)[1]) if K == 1 and p < 1e7 else np.nan
+    return rows.assign(best_ridge=[ridge(*sizes) for sizes in zip(n, size, m)])
+
+# %% ../nbs/07_planner.ipynb #07-051
 def plot_plan(
     losses:pd.DataFrame, # measured losses, from `read_losses`
     fit:SpectrumFit, # from `fit_spectrum`
@@ -353,7 +391,8 @@ def plot_plan(
     "Measured against fitted test losses, and samples needed against m with intervals."
     import matplotlib.pyplot as plt
     fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
-    fitted = np.exp(log_loss_moments(losses.n, fit.p_scale*losses.p, *(f(fit.p_scale*losses.p, losses.m.astype(int), fit.Omega, fit.c) for f in (head_trace, tail_trace)))[0])
+    p, m = fit.p_scale*losses.p, losses.m.astype(int)
+    fitted = np.exp(log_loss_moments(losses.n, p, head_trace(p, m, fit.Omega, fit.c), tail_trace(p, m, fit.Omega, fit.c))[0])
     points = left.scatter(fitted, losses.test_loss, c=losses.m, s=14, cmap='viridis')
     ends = [min(fitted.min(), losses.test_loss.min()), max(fitted.max(), losses.test_loss.max())]
     left.loglog(ends, ends, '-', color='0.6', lw=1, zorder=0)
@@ -363,11 +402,12 @@ def plot_plan(
         rows, colour = rows[np.isfinite(rows['last'])], 'k' if best else f'C{i}'
         right.fill_between(rows.m, rows.last_low, np.minimum(rows.last_high, 1e30), color=colour, alpha=.2, lw=0)
         right.plot(rows.m, rows['last'], 'o-', ms=4, color=colour, label='best p' if best else f'p = {p:,.0f}')
-    right.set(yscale='log', xlabel='input dimension m', ylabel=f'samples for a test loss of {target:g}'); right.legend(frameon=False, fontsize=8)
+    right.set(yscale='log', xlabel='input dimension m', ylabel=f'samples for a test loss of {target:g}')
+    right.legend(frameon=False, fontsize=8)
     fig.tight_layout()
     return fig
 
-# %% ../nbs/07_planner.ipynb #07-048
+# %% ../nbs/07_planner.ipynb #07-052
 def plot_coverage(
     table:pd.DataFrame # from `coverage_study`
 ): # a `matplotlib.figure.Figure`
@@ -382,5 +422,29 @@ def plot_coverage(
     ax.axhline(.95, color='0.6', lw=1)
     ax.set_xticks(range(rows.design.nunique()), [f'{d}\n({n} draws)' for d, n in rows.groupby('design', sort=False).draws.first().items()])
     ax.set(ylabel='coverage of 95 % intervals', ylim=(min(.5, rows.coverage.min() - .1), 1.03)); ax.legend(frameon=False, fontsize=8)
+    fig.tight_layout()
+    return fig
+
+# %% ../nbs/07_planner.ipynb #07-053
+def plot_prediction(
+    p, # counted parameters, one or more
+    m, # input dimensions, one or more
+    n=None, # range of training samples, at least two; None: around the peaks
+    **constants # Omega, c, p_scale, d, noise, K of `predict`
+): # a `matplotlib.figure.Figure`
+    "Predicted test loss against n: median of one run with its 5-95 % band, for each p and m."
+    import matplotlib.pyplot as plt
+    p, m = np.atleast_1d(p), np.atleast_1d(m)
+    low, high = (np.min(n), np.max(n)) if n is not None and np.size(n) > 1 else (max(1, p.min()/30), 300*p.max())
+    peaks = p*constants.get('p_scale', 1.)/constants.get('d', 1)
+    sizes = np.unique(np.r_[np.geomspace(low, high, 100), np.outer(peaks, np.linspace(.8, 1.25, 31)).ravel()])
+    sizes = sizes[(sizes >= low) & (sizes <= high)]
+    fig, ax = plt.subplots(figsize=(6.5, 3.8))
+    for i, (count, dim) in enumerate((count, dim) for count in p for dim in m):
+        rows = predict(sizes, count, dim, **constants)
+        ax.fill_between(rows.n, rows.low, rows.high, color=f'C{i % 10}', alpha=.2, lw=0)
+        ax.plot(rows.n, rows['median'], color=f'C{i % 10}', label=f'p = {count:,.0f}, m = {dim}')
+    ax.set(xscale='log', yscale='log', xlabel='samples n', ylabel='test loss of one run (median, 5-95 %)')
+    ax.legend(frameon=False, fontsize=8)
     fig.tight_layout()
     return fig

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from modscale.docs import external_requests
 
-PARTS = ('pinv', 'theorem1', 'theorem2', 'fig3', 'sine', 'images')
+PARTS = ('pinv', 'theorem1', 'ridge', 'loss_law', 'theorem2', 'universality', 'fig1', 'fig2', 'fig3', 'plan', 'sine', 'images')
 TIMES = ['align_seconds', 'train_seconds'] # all that may differ between two runs of the same cells
 
 def write_images(folder, seed=0):

@@ -1,0 +1,174 @@
+"Ridge, the law of one run and the planner as properties: limits, monotonicity, identities, and errors that name the argument."
+import json
+import numpy as np, pandas as pd, pytest
+from hypothesis import assume, given, settings, strategies as st
+from modscale.loss_law import check_sizes, log_loss_moments, loss_cdf, loss_quantile, loss_var, sample_losses, sample_study, square_traces
+from modscale.paper_figures import fig2_errors, fig2_table, fig3_errors, fig3_table
+from modscale.planner import cheapest_samples, coverage_study, fit_spectrum, optimal_p, plan, predict, read_losses, sample_complexity, synthetic_losses
+from modscale.ridge import fixed_point, optimal_ridge, predict_ridge_loss, ridge_loss
+from modscale.spectrum import head_trace, tail_trace
+from modscale.theory import predict_loss, theorem1
+
+fixed = settings(derandomize=True, deadline=None, max_examples=60)
+few = settings(fixed, max_examples=25)
+size, dim, growth, variance = st.integers(1, 2000), st.integers(0, 9), st.floats(1.05, 4), st.floats(.01, 100)
+small, part, power = st.integers(1, 80), st.floats(.01, 10), st.floats(0, 2)
+
+def head(p, a): return np.arange(1., p + 1)**-a
+
+# ridge and plain minimum norm
+@few
+@given(N=small, p=small, a=power, ridge=st.floats(1e-6, 1e3))
+def test_the_fixed_point_solves_its_equation(N, p, a, ridge):
+    kappa, lam = fixed_point(N, head(p, a), ridge), head(p, a)
+    assert (lam/(lam + kappa)).sum() + ridge/kappa == pytest.approx(N, rel=1e-8)
+
+@few
+@given(N=st.integers(10, 80), p=st.integers(10, 80), a=power, T2=part)
+def test_no_ridge_beats_the_best_one(N, p, a, T2):
+    best = ridge_loss(N, head(p, a), T2, optimal_ridge(T2))[1]
+    for factor in (.5, .9, 1.1, 2, 100): assert ridge_loss(N, head(p, a), T2, factor*T2)[1] >= best*(1 - 1e-2)       # G and its slope are approximated apart
+    assert T2 <= best <= T2 + head(p, a).sum()
+
+@few
+@given(N=small, p=small, a=power, T2=part)
+def test_a_large_ridge_predicts_zero(N, p, a, T2):
+    total = T2 + head(p, a).sum()
+    assert np.allclose(ridge_loss(N, head(p, a), T2, 1e9), total, rtol=1e-4)
+
+@few
+@given(N=small, p=small, T1=part, T2=part)
+def test_an_isotropic_head_without_ridge_is_Theorem_1(N, p, T1, T2):
+    np.testing.assert_allclose(ridge_loss(N, np.full(p, T1/p), T2), theorem1(N, p, T1, T2), rtol=1e-6)
+
+# the law of one run
+@fixed
+@given(n=size, p=size, T1=part, T2=part, q=st.floats(.001, .999))
+def test_quantiles_invert_the_distribution_function(n, p, T1, T2, q):
+    x = loss_quantile(q, n, p, T1, T2)
+    assert T2 < x < np.inf and float(loss_cdf(x, n, p, T1, T2)) == pytest.approx(q, abs=1e-5)
+    assert loss_quantile(q, n, p, T1, T2, 1) <= loss_quantile(min(.9999, q + .0005), n, p, T1, T2, 1)
+
+@few
+@given(n=st.integers(1, 60), p=st.integers(1, 60), T1=part, T2=part, d=st.integers(1, 3), seed=st.integers(0, 99))
+def test_sampled_losses_have_the_moments(n, p, T1, T2, d, seed):
+    assume(abs(n*d - p) >= 8)
+    train, test = sample_losses(n, p, T1, T2, d, size=4000, rng=seed)
+    mean, var = theorem1(n, p, T1, T2, d), loss_var(n, p, T1, T2, d)
+    assert abs(test.mean() - mean[1]) < 6*np.sqrt(var/4000) and train.mean() == pytest.approx(float(mean[0]), rel=.2, abs=1e-12)
+
+@fixed
+@given(p=st.integers(2, 3000), m=dim, Omega=growth, c=variance)
+def test_squared_traces(p, m, Omega, c):
+    one, two = square_traces(p, m, Omega, c)
+    assert 0 < one <= head_trace(p, m, Omega, c)**2*(1 + 1e-9) and 0 < two < tail_trace(p, m, Omega, c)**2*1.02
+    assert np.allclose(np.add(*square_traces(p + 1, m, Omega, c)), one + two)
+
+def test_the_law_is_finite_at_the_peak():
+    mean, var = log_loss_moments(np.array([99., 100, 101]), 100., .8, .2)
+    assert np.isfinite(mean).all() and np.isfinite(var).all() and mean.argmax() == 1
+
+# the planner
+@fixed
+@given(p=st.floats(1.5, 1e5), m=dim, Omega=growth, c=variance, ratio=st.floats(.05, 3), K=st.integers(1, 4), d=st.integers(1, 3))
+def test_the_loss_at_a_crossing_is_the_target(p, m, Omega, c, ratio, K, d):
+    target, tail = ratio*c*d, float(tail_trace(p/K, m, Omega, c))
+    assume(abs(ratio*c/tail - 1) > 1e-6)
+    cross = sample_complexity(target, p, m, Omega, c, d, K=K)
+    def loss(n): return float(theorem1(n, p, head_trace(p/K, m, Omega, c), tail, d)[1])
+    assert np.isinf(cross.last) == (tail > ratio*c) and (cross.first <= cross.last)
+    for n in (cross.first, cross.rise, cross.last):
+        if 0 < n < 1e12: assert loss(float(n)) == pytest.approx(target, rel=1e-6)
+    if np.isfinite(cross.last): assert loss(1.1*float(cross.last)) < target
+    if 0 < cross.first < np.inf and not np.isnan(cross.rise): assert loss(float(cross.first + cross.rise)/2) <= target*(1 + 1e-9)
+
+@fixed
+@given(n=st.integers(1, 400), m=dim, Omega=growth, K=st.integers(1, 4), noise=st.sampled_from([0., .2]))
+def test_no_p_beats_the_best_one(n, m, Omega, K, noise):
+    p, best = optimal_p(n, m, Omega, noise=noise, K=K)
+    all_p = np.arange(K, 3*n + K)
+    loss = theorem1(n, all_p, head_trace(all_p/K, m, Omega), tail_trace(all_p/K, m, Omega), noise=noise)[1]
+    narrow = all_p < n - 1
+    assert best <= min(1 + noise, np.min(loss[narrow], initial=np.inf))*(1 + 1e-9)
+    if p: assert loss[all_p == p][0] == pytest.approx(float(best), rel=1e-9)
+
+@fixed
+@given(m=st.integers(0, 4), Omega=st.floats(1.1, 2), target=st.floats(.2, .9), K=st.integers(1, 5))
+def test_no_p_needs_fewer_samples_than_the_cheapest(m, Omega, target, K):
+    n, _ = cheapest_samples(target, m, Omega, K=K)
+    assert n <= sample_complexity(target, np.geomspace(K, 1e8, 3000), m, Omega, K=K).last.min()*(1 + 1e-6)
+    assert n < cheapest_samples(target, m + 1, Omega, K=K)[0] and n < cheapest_samples(target, m, Omega, K=K + 1)[0]
+
+@pytest.fixture(scope='module')
+def losses(): return synthetic_losses(1.4, .7, .9, runs=80, seed=5)
+
+@pytest.fixture(scope='module')
+def fit(losses): return fit_spectrum(losses)
+
+def test_a_fit_recovers_what_made_the_table(fit):
+    for name, truth in dict(Omega=1.4, c=.7, p_scale=.9).items():
+        low, high = fit.intervals[name]
+        assert low < getattr(fit, name) < high and abs(getattr(fit, name)/truth - 1) < .03
+    assert not fit.notes and fit.rows == 80
+
+def test_units_of_the_loss_do_not_matter(losses, fit):
+    scaled = fit_spectrum(losses.assign(train_loss=1e6*losses.train_loss, test_loss=1e6*losses.test_loss))
+    assert scaled.c/fit.c == pytest.approx(1e6, rel=1e-3) and scaled.Omega == pytest.approx(fit.Omega, rel=1e-3)
+
+def test_one_wild_run_does_not_move_the_fit(losses, fit):
+    wild = losses.copy()
+    wild.loc[wild.test_loss.idxmin(), 'test_loss'] *= 1000
+    assert abs(fit_spectrum(wild).Omega/fit.Omega - 1) < .02
+
+def test_a_file_and_a_frame_are_the_same(losses, fit, tmp_path):
+    losses.to_csv(tmp_path/'losses.csv', index=False)
+    assert fit_spectrum(tmp_path/'losses.csv').Omega == pytest.approx(fit.Omega, rel=1e-9)
+
+def test_a_plan_holds_the_fitted_loss(fit):
+    table = plan(fit, .5, [2, 3, 30], [385])
+    at = table[(table.m == 2) & ~table.best].iloc[0]
+    assert fit.predict(at['last'], 385, 2)[1] == pytest.approx(.5, rel=1e-6) and at.last_low <= at['last'] <= at.last_high
+    assert np.isinf(table['last'][table.m == 30]).all()
+
+def test_figures_2_and_3():
+    assert fig2_errors(fig2_table()).error.abs().max() < .05 and fig3_errors(fig3_table()).error.abs().max() < .05
+    table = fig3_table().pivot(index='p', columns='m', values='samples').to_numpy()
+    assert table.shape == (9, 8) and (np.diff(table, axis=0) > 0).all() and (np.diff(table, axis=1) > 0).all()
+
+def test_predict_and_plan_commands(run_cli, losses, tmp_path):
+    rows = json.loads(run_cli('predict', '--n', 100, 1000, '--p', 97, '--m', 2, 5, '--json', '--figure', 'a.png').stdout)
+    assert len(rows) == 4 and rows[0]['test'] == pytest.approx(float(predict_loss(100, 97, 2, 1.57)[1])) and (tmp_path/'a.png').stat().st_size > 5000
+    losses.to_csv(tmp_path/'losses.csv', index=False)
+    done = json.loads(run_cli('plan', 'losses.csv', '--target', .5, '--m', 2, 30, '--p', 385, '--json', '--figure', 'b.svg').stdout)
+    assert done['fit']['Omega']['low'] < 1.4 < done['fit']['Omega']['high'] and len(done['plan']) == 4 and (tmp_path/'b.svg').exists()
+    assert 'never' not in run_cli('plan', 'losses.csv', '--target', .5, '--m', 2, '--p', 385).stdout
+
+TABLES = dict(empty='', header='n,p,m,train_loss,test_loss\n', one='n,p,m,train_loss,test_loss\n100,97,2,.1,.2\n', missing='n,p,m,train_loss\n' + '100,97,2,.1\n'*6,
+              words='n,p,m,train_loss,test_loss\n' + 'a,b,c,d,e\n'*6)
+
+@pytest.mark.parametrize('words, message', [
+    (['predict', '--n', '0', '--p', '5', '--m', '2'], 'n must be'), (['predict', '--n', '5', '--p', '-1', '--m', '2'], 'p must be'),
+    (['predict', '--n', '5', '--p', '5', '--m', '2', '--Omega', '1'], 'Omega=1'), (['predict', '--n', '5', '--p', '5', '--m', '2', '--c', '0'], 'c=0'),
+    (['predict', '--n', '5', '--p', '5', '--m', '2', '--d', '0'], 'd=0'), (['predict', '--n', '5', '--p', '5', '--m', '2', '--K', '0'], 'K=0'),
+    (['predict', '--n', '5', '--p', '5', '--m', '2', '--figure', 'a.xyz'], "figure='a.xyz'"), (['plan', 'gone.csv', '--target', '1'], 'gone.csv'),
+    *((['plan', f'{name}.csv', '--target', '1'], 'table') for name in TABLES)], ids=lambda v: ' '.join(v) if isinstance(v, list) else '')
+def test_errors_are_one_line_and_exit_2(run_cli, tmp_path, words, message):
+    for name, text in TABLES.items(): (tmp_path/f'{name}.csv').write_text(text)
+    done = run_cli(*words)
+    assert done.returncode == 2 and done.stdout == '' and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith('modscale: ') and message in done.stderr
+
+good = synthetic_losses(1.5, 1., 1., runs=6)
+
+@pytest.mark.parametrize('name, call', [
+    ('head', lambda: ridge_loss(5, [-1, 1], 1)), ('head', lambda: ridge_loss(5, [np.nan], 1)), ('ridge', lambda: ridge_loss(5, [1], 1, -1)),
+    ('T2', lambda: optimal_ridge(np.nan)), ('noise', lambda: optimal_ridge(1, -1)), ('ridge', lambda: predict_ridge_loss(5, 5, 2, 1.5, ridge='none')),
+    ('p', lambda: predict_ridge_loss(5, [5, 6], 2, 1.5)), ('n', lambda: check_sizes(0, 1, 1, 1)), ('T2', lambda: loss_quantile(.5, 5, 5, 1, 0)),
+    ('q', lambda: loss_quantile(1, 5, 5, 1, 1)), ('d', lambda: loss_var(5, 5, 1, 1, 0)), ('Omega', lambda: sample_study(5, 5, 2, .5)),
+    ('target', lambda: sample_complexity(-1, 5, 2, 1.5)), ('m', lambda: sample_complexity(1, 5, -2, 1.5)), ('K', lambda: sample_complexity(1, 5, 2, 1.5, K=0)),
+    ('n', lambda: optimal_p(0, 2, 1.5)), ('c', lambda: cheapest_samples(1, 2, 1.5, 0)), ('table', lambda: read_losses(good.drop(columns='m'))),
+    ('table', lambda: read_losses(good[:1])), ('table', lambda: read_losses(good.assign(m=1.5))), ('table', lambda: read_losses(good.assign(test_loss=np.inf))),
+    ('level', lambda: fit_spectrum(good, level=0)), ('p_scale', lambda: fit_spectrum(good, p_scale=-1)), ('design', lambda: coverage_study('no', 1)),
+    ('p_scale', lambda: predict(5, 5, 2, p_scale=0))])
+def test_bad_input_names_its_argument(name, call):
+    with pytest.raises(ValueError, match=rf'\b{name} must .*{name}\b'): call()
