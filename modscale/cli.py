@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['add_reproduce', 'add_spectrum', 'add_theory', 'parser', 'print_table', 'run_reproduce', 'run_claims', 'save_figure',
-           'run_predict', 'run_plan', 'run_bench', 'main']
+           'check_figure', 'run_predict', 'run_plan', 'print_plan', 'run_bench', 'main']
 
 # %% ../nbs/20_cli.ipynb #20-003
 import argparse
@@ -67,9 +67,10 @@ def add_theory(
     q.add_argument('--m', type=int, nargs='+', help='input dimensions to plan for; default: those of the file and the next two')
     q.add_argument('--p', type=float, nargs='+', help='network sizes to plan for; default: those of the file')
     q.add_argument('--p-scale', type=float, metavar='A', help='fix effective over counted parameters; default: estimate it')
+    q.add_argument('--noise', type=float, default=0., metavar='V', help='variance of the label noise in the measured losses (default: %(default)s)')
     q.set_defaults(run=run_plan)
     for one in (p, q):
-        one.add_argument('--K', type=int, default=1, help='aligned modules of the network (default: %(default)s)')
+        one.add_argument('--K', type=int, default=1, help='aligned modules of the networks; m is then the dimension of one (default: %(default)s)')
         one.add_argument('--figure', type=Path, metavar='FILE', help='draw a figure too (.png, .svg or .pdf)')
         one.add_argument('--json', action='store_true', help='print JSON')
 
@@ -123,42 +124,62 @@ def save_figure(
     fig, # a matplotlib Figure
     path:Path, # where to; its ending is the format
 ):
-    "Write a figure. Raises `ValueError` for an ending that is no format of matplotlib, `OSError` for a folder that is not there."
-    if path.suffix.lstrip('.') not in fig.canvas.get_supported_filetypes(): raise ValueError(f'figure must end in .png, .svg or .pdf, got figure={str(path)!r}')
+    "Write a figure and say so on stderr. Raises `OSError` for a folder that is not there."
     fig.savefig(path, dpi=150, bbox_inches='tight')
+    print(f'modscale: wrote {path}', file=sys.stderr)
 
 # %% ../nbs/20_cli.ipynb #20-014
+def check_figure(
+    path:Path|None # where a figure shall go
+):
+    "Refuse a figure before anything is computed: raises `ValueError` for another ending than .png, .svg, .pdf."
+    if path and path.suffix not in ('.png', '.svg', '.pdf'): raise ValueError(f'figure must end in .png, .svg or .pdf, got figure={str(path)!r}')
+
+# %% ../nbs/20_cli.ipynb #20-015
 def run_predict(args):
     "`modscale predict`."
     from modscale.planner import plot_prediction, predict
+    check_figure(args.figure)
     constants = dict(Omega=args.Omega, c=args.c, p_scale=args.p_scale, d=args.d, noise=args.noise, K=args.K)
     table = predict(args.n, args.p, args.m, **constants)
-    if args.figure: save_figure(plot_prediction(args.p, args.m, args.n, **constants), args.figure)
     print_table(table, args.json)
+    if args.figure: save_figure(plot_prediction(args.p, args.m, args.n, **constants), args.figure)
 
-# %% ../nbs/20_cli.ipynb #20-015
+# %% ../nbs/20_cli.ipynb #20-016
 def run_plan(args):
     "`modscale plan`."
     from modscale.planner import fit_spectrum, plan, plot_plan, read_losses
-    from modscale.symbols import check
+    from modscale.symbols import check, real_above
+    check_figure(args.figure)
     losses = read_losses(args.losses)
-    check(target=args.target, K=args.K, **({'m': args.m} if args.m else {}))               # before the fit, which takes seconds
-    fit = fit_spectrum(losses, args.p_scale)
+    check(target=args.target, **({'m': args.m} if args.m else {}))                          # before the fit, which takes seconds
+    if args.p: real_above('p', args.p, 0)
+    fit = fit_spectrum(losses, args.p_scale, K=args.K, noise=args.noise)
     dims = args.m or [*sorted(losses.m.unique().astype(int)), int(losses.m.max()) + 1, int(losses.m.max()) + 2]
-    table = plan(fit, args.target, dims, args.p or sorted(losses.p.unique()), args.K)
+    table = plan(fit, args.target, dims, args.p or sorted(losses.p.unique()))
+    if args.json: print_plan(fit, args.target, table)
+    else: print(fit, f'\nsamples for a test loss of {args.target:g}, by expected losses (infinite: out of reach):\n'), print_table(table, False)
     if args.figure: save_figure(plot_plan(losses, fit, table, args.target), args.figure)
-    if not args.json: return print(fit, f'\nsamples for a test loss of {args.target:g}, by expected losses:\n') or print_table(table, False)
-    rows = json.loads(table.to_json(orient='records', double_precision=15))
-    constants = {name: dict(value=getattr(fit, name), low=low, high=high if high < float('inf') else None) for name, (low, high) in fit.intervals.items()}
-    print(json.dumps(dict(fit=constants, spread=fit.spread, rows=fit.rows, level=fit.level, notes=list(fit.notes), target=args.target, plan=rows), indent=1))
 
-# %% ../nbs/20_cli.ipynb #20-016
+# %% ../nbs/20_cli.ipynb #20-017
+def print_plan(
+    fit, # a SpectrumFit
+    target:float, # the test loss that was planned for
+    table, # from `modscale.planner.plan`
+):
+    "A fit and a plan as JSON; what is infinite or does not apply is null."
+    constants = {name: dict(value=getattr(fit, name), low=low, high=high if high < float('inf') else None) for name, (low, high) in fit.intervals.items()}
+    rows = json.loads(table.to_json(orient='records', double_precision=15))
+    print(json.dumps(dict(fit=constants, K=fit.K, noise=fit.noise, spread=fit.spread, rows=fit.rows, level=fit.level,
+                          notes=list(fit.notes), target=target, plan=rows), indent=1))
+
+# %% ../nbs/20_cli.ipynb #20-018
 def run_bench(args):
     "`modscale bench`."
     from modscale.bench import bench
     print_table(bench(args.name, args.repeat), args.json)
 
-# %% ../nbs/20_cli.ipynb #20-018
+# %% ../nbs/20_cli.ipynb #20-020
 def main(
     argv:list[str]|None=None # arguments; default: those of the process
 ) -> int: # exit code: 0, or 2 for a bad argument
@@ -166,7 +187,7 @@ def main(
     args = parser().parse_args(argv)
     try: args.run(args)
     except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())      # the reader has had enough, as in `| head`
-    except (ValueError, OSError) as e:
+    except (ValueError, OSError, ArithmeticError) as e:
         if os.environ.get('MODSCALE_DEBUG'): raise
         print('modscale:', ' '.join(str(e).split()), file=sys.stderr)
         return 2
@@ -175,5 +196,5 @@ def main(
         return 130
     return 0
 
-# %% ../nbs/20_cli.ipynb #20-019
+# %% ../nbs/20_cli.ipynb #20-021
 if __name__ == '__main__' and '__file__' in globals(): sys.exit(main())

@@ -94,11 +94,17 @@ def loss_cdf(
 ) -> np.ndarray: # P(test loss ≤ x), float64
     "Distribution function of one run's test loss (05_loss_law, step 4). Raises `ValueError` by argument name."
     N, p, T1, T2, d = (a[..., None] for a in check_sizes(n, p, T1, T2, d))
+    x, r, a = np.asarray(x, dtype=float)[..., None]/d, np.minimum(N, p), np.abs(N - p) + 1
+    shape = np.where(N < p, p - N, 1)/2, np.where(N < p, N, 1)/2
+    def fitted(t): return T2*(1 + r/a*special.fdtri(r, a, t))                       # quantiles of the two parts
+    def lost(t): return np.where(N < p, T1*special.betaincinv(*shape, t), 0.)
     t, weight = np.polynomial.legendre.leggauss(64)
-    lost = np.where(N < p, T1*special.betaincinv(np.maximum(p - N, 1e-300)/2, np.where(N < p, N, 1)/2, (1 + t)/2), 0.)
-    Q = (np.asarray(x, dtype=float)[..., None]/d - lost)/T2 - 1
-    r, a = np.minimum(N, p), np.abs(N - p) + 1
-    return (special.fdtr(r, a, np.maximum(Q, 0)*a/r) * weight/2).sum(-1)
+    t, weight = (1 + t)/2, weight/2
+    over_lost = (special.fdtr(r, a, np.maximum((x - lost(t))/T2 - 1, 0)*a/r) * weight).sum(-1)
+    share = np.clip((x - fitted(t))/np.where(T1 > 0, T1, 1), 0, 1)
+    over_fitted = (special.betainc(*shape, share) * weight).sum(-1)
+    wide = lost(.75) - lost(.25) > fitted(.75) - fitted(.25)
+    return np.where(wide[..., 0], over_fitted, over_lost)
 
 # %% ../nbs/05_loss_law.ipynb #05-018
 def loss_quantile(

@@ -36,7 +36,7 @@ def pinv_norm_var(
     n, p = real_above('n', n, 0), real_above('p', p, 0)
     r, M, gap = np.minimum(n, p), np.maximum(n, p), np.abs(n - p)
     d = np.where(gap > 3, gap, 4.)
-    return np.where(gap > 3, 2*r*(M - 1) / (d * (d - 1)**2 * (d - 3)), np.inf)
+    return np.where(gap > 3, 2*(r/d) * ((M - 1)/(d - 1)) / ((d - 1)*(d - 3)), np.inf)
 
 # %% ../nbs/02_pinv.ipynb #02-023
 def pinv_tail_law(
@@ -160,8 +160,9 @@ def sample_quantiles(
     x, # samples, shape (size,)
     levels=(.05, .25, .5, .75, .95), # which quantiles, between 0 and 1
 ) -> pd.DataFrame: # a row a level
-    "Quantiles of a positive law with order-statistic intervals of at least 95 % (02_pinv, step 7); columns level, value, low, high."
-    x, q = np.sort(x), np.asarray(levels, dtype=float)
+    "Quantiles of a positive law with order-statistic intervals of at least 95 % (02_pinv, step 7); columns level, value, low, high. Raises `ValueError`."
+    x, q = np.sort(real_above('x', x, 0)), np.atleast_1d(real_above('levels', levels, 0, strict=False))
+    if q.max() > 1: raise ValueError(f'levels must be at most 1, got levels={levels!r}')
     padded = np.r_[0., x, np.inf]
     low, high = (binom.ppf(tail, len(x), q).astype(int) for tail in (.025, .975))
     return pd.DataFrame(dict(level=q, value=np.quantile(x, q), low=padded[low], high=padded[high + 1]))
@@ -188,7 +189,8 @@ def estimate_pinv_norm(
     rng:np.random.Generator|int=0, # source of randomness, or a seed
 ) -> PinvEstimate: # the report
     "Simulate ‖R⁺‖²_F and report what its moments allow (02_pinv, step 7). Raises `ValueError` by argument name."
-    x, gap = sample_pinv_norm(n, p, single('size', size, 2), rng), abs(n - p)
+    n, p, size = single('n', n), single('p', p), single('size', size, 2)
+    x, gap = sample_pinv_norm(n, p, size, rng), abs(n - p)
     mean, se, F, variance = x.mean(), x.std(ddof=1)/size**.5, float(pinv_norm(n, p)), float(pinv_norm_var(n, p))
     note = ''
     if gap < 8: se, note = (variance/size)**.5, 'exact variance: the fourth moment is infinite'

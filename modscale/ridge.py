@@ -29,8 +29,9 @@ def fixed_point(
     head:np.ndarray, # eigenvalues, shape (p,), positive
     ridge:float=0., # μ, not negative; positive when N ≥ p
 ) -> float: # κ
-    "The κ at which Σ λ/(λ+κ) + μ/κ = N (04_ridge, step 3). Raises `ValueError` when there is none: `ridge` = 0 and N ≥ p."
+    "The κ at which Σ λ/(λ+κ) + μ/κ = N (04_ridge, step 3). Raises `ValueError` by argument name, also when there is none."
     from scipy.optimize import brentq
+    N, head, ridge = float(real_above('N', N, 0)), real_above('head', head, 0), float(real_above('ridge', ridge, 0, strict=False))
     if ridge == 0 and N >= len(head): raise ValueError(f'ridge must be > 0 when there are as many equations as features, got ridge={ridge!r}')
     def excess(log_kappa): return (head/(head + np.exp(log_kappa))).sum() + ridge*np.exp(-log_kappa) - N
     high = np.log((ridge + head.sum())/N)
@@ -46,14 +47,13 @@ def shrinkage(
 ) -> np.ndarray: # shape (3, 2): G, G′ and H, each as leading order and correction of order 1/N
     "G(μ) = μ E Tr Λ₁(S+μ)⁻¹, its derivative, and H(μ) = E Tr(ΦΦᵀ+μ)⁻¹ (04_ridge, steps 4 to 6)."
     kappa = fixed_point(N, head, ridge)
-    q = head*kappa/(head + kappa)                                                       # λ/(1 + λu)
-    h, h1, h2, h3 = q.sum(), -(q**2).sum(), 2*(q**3).sum(), -6*(q**4).sum()             # h(u) and its derivatives
-    D = h + ridge
-    s1, s2 = 1 + N*h1/D**2, N*(h2/D**2 - 2*h1**2/D**3)                                  # derivatives of s(u)
-    s3 = N*(h3/D**2 - 6*h1*h2/D**3 + 6*h1**3/D**4)
-    u1 = -N/D**2/s1                                                                     # du/dμ at s = 0
-    d1, d2 = u1*s2 - 2*N*h1/D**3, u1*s3 + N*(6*h1**2/D**4 - 2*h2/D**3)                  # dμ of s′ and s″
-    return np.array([(h, s2/s1**2/2), (h1*u1, (d2/s1**2 - 2*s2*d1/s1**3)/2), (1/kappa, d1/s1/2)])
+    w = head/(head + kappa)
+    g2, g3, g4 = ((w**j).sum()/N for j in (2, 3, 4))
+    s1 = ((w*(1 - w)).sum() + ridge/kappa)/N                                            # 1 − γ, without cancellation
+    s2, s3 = 2*(g3 - g2**2), -6*(g4 - 2*g2*g3 + g2**3)                                  # s″/κ and s‴/κ²
+    d1 = 2*(g2 - (g3 - g2**2)/s1)                                                       # κN ds′/dμ at s = 0
+    d2 = 6*g2**2 - 4*g3 - s3/s1                                                         # N ds″/dμ
+    return np.array([(kappa*w.sum(), kappa*s2/s1**2/2), (g2/s1, (d2/s1**2 - 2*s2*d1/s1**3)/(2*N)), (1/kappa, d1/(2*kappa*N*s1))])
 
 # %% ../nbs/04_ridge.ipynb #04-021
 def ridge_loss_once(
@@ -62,15 +62,18 @@ def ridge_loss_once(
     v:float, # T₂ + σ²
     ridge:float, # μ
 ) -> tuple[float, float]: # train and test loss for one output
-    "Losses of one setting (04_ridge, steps 1, 5 and 6); infinite without ridge for 0 < p − N ≤ 1, or where the correction says so."
+    "Losses of one setting (04_ridge, steps 1, 5 and 6); without ridge infinite for 0 < p − N ≤ 1, or where the correction says so."
     if ridge == 0 and N >= len(head): return tuple(float(loss) for loss in theorem1(N, len(head), 0., v))
+    unit = head.sum()                                                            # the rest is free of units
+    head, v, ridge = head/unit, v/unit, ridge/unit
     (G, G1), (slope, slope1), (H, H1) = shrinkage(N, head, ridge)
-    room = 0. if ridge == 0 and len(head) - N <= 1 else 1 - slope1/slope
-    test = v + G + G1 + ((v - ridge)*slope/room if room > 0 else np.inf if v > ridge else 0.)
-    if ridge == 0: return 0., test
+    if ridge == 0:
+        finite = len(head) - N > 1 and slope1 < slope
+        return 0., unit*(v + G + G1 + (v*slope/(1 - slope1/slope) if finite else np.inf))
     lead = (ridge*H/N)**2 * (v + G + (v - ridge)*slope)                          # cross-validation, and its correction
     up, down = (shrinkage(N, head, ridge*f)[2, 1] for f in (1 + 1e-4, 1 - 1e-4))
-    return lead + ridge**2/N*(H1 - (v - ridge)*(up - down)/(2e-4*ridge)), test
+    train = lead + ridge*(H1 - (v - ridge)*((up - down)/(2e-4*ridge)))*(ridge/N)
+    return unit*train, unit*(v + G + G1 + (v - ridge)*(slope + slope1))
 
 # %% ../nbs/04_ridge.ipynb #04-022
 def ridge_loss(
@@ -83,8 +86,9 @@ def ridge_loss(
 ) -> tuple[np.ndarray, np.ndarray]: # train and test loss on noisy labels, summed over outputs
     """Expected losses of ridge regression, penalty on the coefficients of features of variance λ (04_ridge).
 
-    For `ridge` = 0 and dn ≥ p exact; else a deterministic equivalent with its correction of order 1/N. An equal-valued head,
-    `np.full(p, T1/p)`, gives ridge on whitened features. Raises `ValueError` by argument name."""
+    For `ridge` = 0 and dn ≥ p exact; else a deterministic equivalent with its correction of order 1/N, good to a few per cent from
+    dn = 10 on, but not for |dn − p| < 5 and 0 < `ridge` < T2/100 (step 8). Ridge μ on whitened features: `head = np.full(p, T1/p)`
+    and `ridge = μ T1/p`. Raises `ValueError` by argument name."""
     n, T2, ridge = real_above('n', n, 0), real_above('T2', T2, 0, strict=False), real_above('ridge', ridge, 0, strict=False)
     head, d, (noise,) = real_above('head', head, 0), single('d', d), check(noise=noise)
     if head.ndim != 1: raise ValueError(f'head must be a vector of eigenvalues, got head={head!r}')
@@ -95,8 +99,8 @@ def ridge_loss(
 
 # %% ../nbs/04_ridge.ipynb #04-027
 RIDGE_SIZES = (((40, 90, 1), (0., .1, 1., 10.)), ((15, 60, 2), (0., 1.)), ((60, 100, 1), (0., .1, 1.)), ((20, 40, 1), (0., 1.)),
-               ((60, 60, 1), (.1, 1., 10.)), ((90, 60, 1), (.01, .1, 1.)))
-RIDGE_GRID = (*((n, 50, 1, 'paper', share) for n in (5, 10, 20, 30, 40, 60, 80, 150, 300) for share in (0., 1.)),
+               ((59, 60, 1), (.1, 1.)), ((60, 60, 1), (.1, 1., 10.)), ((90, 60, 1), (.01, .1, 1.)))
+RIDGE_GRID = (*((n, 50, 1, 'paper', share) for n in (5, 10, 20, 30, 40, 60, 80, 150, 300) for share in (0., 1.)), (50, 50, 1, 'paper', 1.),
               *((*sizes, name, share) for sizes, shares in RIDGE_SIZES for name in ('isotropic', 'power', 'paper', 'steep') for share in shares))
 
 def ridge_table(
@@ -119,7 +123,7 @@ def ridge_table(
         rows += [row | dict(theorem1=float(w) if share == 0 else np.nan) for row, w in zip(both, whitened)]
     return pd.DataFrame(rows)
 
-# %% ../nbs/04_ridge.ipynb #04-034
+# %% ../nbs/04_ridge.ipynb #04-035
 def predict_ridge_loss(
     n, # training samples, broadcasts
     p:int, # features of the model
@@ -136,7 +140,7 @@ def predict_ridge_loss(
     if isinstance(ridge, str): ridge = optimal_ridge(T2, noise) if choice('ridge', ridge, ('optimal',)) else None
     return ridge_loss(n, eigenvalues(np.arange(1, p + 1), m, Omega, c), T2, ridge, d, noise)
 
-# %% ../nbs/04_ridge.ipynb #04-041
+# %% ../nbs/04_ridge.ipynb #04-042
 def plot_ridge(
     table:pd.DataFrame, # from `ridge_table`
     p:int=50, # features of the model; the rows of the table with that many are drawn
@@ -144,12 +148,12 @@ def plot_ridge(
     "Test loss against n for Theorem 1's fit, the plain minimum norm and the best ridge; relative deviation of all simulations."
     import matplotlib.pyplot as plt
     fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8))
-    n, lam = np.unique(np.r_[np.geomspace(4, p - 3, 40), np.geomspace(p + 3, 320, 40)].round()), named_spectrum('paper', p + 40)
+    n, lam = np.unique(np.r_[np.geomspace(4, p - 2, 40), p, np.geomspace(p + 2, 320, 40)].round()), named_spectrum('paper', p + 40)
     T2, names = lam[p:].sum(), {0.: 'minimum norm, plain', 1.: 'best ridge'}
-    gap = np.insert(n, np.searchsorted(n, p), p)                                                          # lines break at the peak
-    left.plot(gap, np.where(gap == p, np.nan, theorem1(gap, p, lam[:p].sum(), T2)[1]), 'C0:', label='minimum norm, whitened (Theorem 1)')
+    def finite(loss): return np.where(np.isfinite(loss), loss, np.nan)                                # lines break at the peak
+    left.plot(n, finite(theorem1(n, p, lam[:p].sum(), T2)[1]), 'C0:', label='minimum norm, whitened (Theorem 1)')
     for (share, name), colour in zip(names.items(), ('C3', 'C2')):
-        left.plot(gap, np.where(gap == p, np.nan, ridge_loss(gap, lam[:p], T2, share*T2)[1]), '-', color=colour, label=name)
+        left.plot(n, finite(ridge_loss(n, lam[:p], T2, share*T2)[1]), '-', color=colour, label=name)
         points = table[(table.p == p) & (table.loss == 'test') & (table.ridge == share)]
         left.errorbar(points.n, points.simulated, 2*points.se, fmt='o', ms=4, color=colour)
     left.set(xscale='log', ylim=(0, 1.5), xlabel=f'samples n (p = {p}, paper’s law, m = 3)', ylabel='test loss / c')
