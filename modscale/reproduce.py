@@ -83,7 +83,7 @@ def digest(
 def theory_parts() -> list[Part]:
     "The parts of the theory notebooks that hold a formula against simulation."
     from modscale import loss_law, modular_theory, pinv, ridge, theory
-    trials = dict(smoke=400, quick=4000, paper=40_000)
+    trials = dict(smoke=200, quick=4000, paper=40_000)
     def part(name, title, paper, compute, grid, draw, seconds):
         def cells(setup): return [(dict(trials=trials[setup.scale], seed=setup.seed), seconds*trials[setup.scale]/4000)]
         return Part(name, title, paper, cells, lambda s, setup: compute(grid, s['trials'], s['seed']), draw)
@@ -104,7 +104,7 @@ def figure_parts() -> list[Part]:
     "The paper's predicted curves, Theorem 2 on real features, and the planner's study."
     from modscale import modular_theory, paper_figures, planner
     hermite = dict(smoke=dict(ratios=(4, 16), degrees=(1, 4), trials=100), quick=dict(trials=200), paper=dict(trials=1000))
-    draws = dict(smoke=dict(law=4), quick=dict(law=200, random=50, rough=50, capped=50), paper=dict(law=1000, random=200, rough=200, capped=200))
+    draws = dict(smoke=dict(law=2, random=1, rough=1), quick=dict(law=200, random=50, rough=50, capped=50), paper=dict(law=1000, random=200, rough=200, capped=200))
     def studies(setup):
         return [(dict(design=design, draws=min(25, count), seed=setup.seed + start), .9*min(25, count))
                 for design, count in draws[setup.scale].items() for start in range(0, count, 25)]
