@@ -43,7 +43,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'modscale.claims.group_mean': ('claims.html#group_mean', 'modscale/claims.py'),
                                  'modscale.claims.hermite_ratio': ('claims.html#hermite_ratio', 'modscale/claims.py'),
                                  'modscale.claims.image_claims': ('claims.html#image_claims', 'modscale/claims.py'),
-                                 'modscale.claims.interval_coverage': ('claims.html#interval_coverage', 'modscale/claims.py'),
                                  'modscale.claims.judge': ('claims.html#judge', 'modscale/claims.py'),
                                  'modscale.claims.largest_deviation': ('claims.html#largest_deviation', 'modscale/claims.py'),
                                  'modscale.claims.mean_less': ('claims.html#mean_less', 'modscale/claims.py'),
