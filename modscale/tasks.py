@@ -406,7 +406,7 @@ def sine_task(
 
 # %% ../nbs/09_tasks.ipynb #09-022
 def plot_modules(
-    task:SineTask # the task to draw
+    task:Task # the task to draw
 ): # a matplotlib Figure with one panel per module
     "Draw each module's function of its own input z, with the density of z behind it."
     import matplotlib.pyplot as plt
