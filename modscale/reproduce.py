@@ -130,16 +130,20 @@ SINE = dict(smoke=dict(m=(5,), n=(400, 2000), seeds=3, steps=800, align_steps=10
 
 def sine_part() -> Part:
     "Notebook 13: sine-wave regression, Figures 4a and 5."
-    from modscale.sine import METHODS, SineCell, plot_directions, plot_sine, run_sine
+    from modscale.sine import METHODS, SineCell, plot_directions, plot_sine, run_cells, with_kernel
     def cells(setup):
-        sizes = dict(SINE[setup.scale])
+        sizes = dict(SINE[setup.scale], seed=setup.seed, spend='compute')
         grid = [(method, m, n) for m in sizes.pop('m') for n in sizes.pop('n', ()) or SINE[setup.scale]['n'] for method in METHODS]
         cost = sizes['seeds'] * sizes['steps'] / 1e4
-        return [(asdict(SineCell(method, m=m, n=n, seed=setup.seed, **sizes)), cost*(1 if method in ('ours', 'oracle') else 1 + n/400)) for method, m, n in grid]
+        return [(dict(method=method, m=m, n=n, **sizes), cost*(1 if method in ('ours', 'oracle') else 1 + n/400)) for method, m, n in grid]
+    def run(settings, setup):
+        one = dict(settings)
+        seeds = range(one['seed'], one['seed'] + one.pop('seeds'))
+        return with_kernel(run_cells([SineCell(**one | dict(seed=seed)) for seed in seeds], setup.torch_device))
     return Part('sine', 'Sine waves: four methods and an oracle', 'A modular network whose projections were learned needs far fewer samples '
                 '(Figure 4a); its rule raises the similarity with the true directions to 0.63, from 0.58 at random (Figure 5).',
-                cells, lambda s, setup: run_sine(SineCell(**s), setup.torch_device), lambda t: dict(sine=plot_sine(t), directions=plot_directions(t)),
-                lambda t: digest(t, ['m', 'n', 'method'], ['test_loss', 'train_loss', 'coverage_start', 'coverage_end', 'align_gflop', 'train_gflop', 'steps']))
+                cells, run, lambda t: dict(sine=plot_sine(t), directions=plot_directions(t)),
+                lambda t: digest(t, ['m', 'n', 'method'], ['test_loss', 'train_loss', 'coverage_start', 'coverage_end', 'align_gflop', 'train_gflop', 'train_steps']))
 
 # %% ../nbs/19_reproduce.ipynb #19-014
 IMAGES = dict(smoke=dict(k=(1, 4, 8), n=2500, seeds=2, batch=32, align_samples=2500, test=500),
