@@ -7,7 +7,7 @@ __all__ = ['BACKENDS', 'DEATHS', 'grid', 'Study', 'demo_run', 'demo_study', 'mak
            'here', 'peak_memory', 'work', 'now', 'write_parts', 'read_part', 'set_aside', 'read_parts', 'write_failure',
            'read_failures', 'take_lock', 'is_locked', 'locked', 'tidy', 'stoppable', 'read_sweep', 'check_same_study',
            'open_sweep', 'close_sweep', 'remembering', 'call_all', 'dask_backend', 'needs', 'workers', 'stream',
-           'alone', 'compute', 'Ledger', 'sweep_table', 'run_groups', 'missing', 'count_cells', 'run_sweep',
+           'alone', 'compute', 'Ledger', 'recorded', 'sweep_table', 'run_groups', 'missing', 'count_cells', 'run_sweep',
            'sweep_status', 'plot_sweep']
 
 # %% ../nbs/17_sweep.ipynb #17-003
@@ -36,7 +36,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .pinv import pinv_norm
 from .results import code_hash, environment, fingerprint, write_whole
 from .symbols import check, choice, real_above, whole
 
@@ -84,6 +83,7 @@ def demo_run(
     cells:list[dict], # n, p, seed, seconds
 ) -> list[pd.DataFrame]: # one row a cell: mean of 100 draws, its standard error, F(n, p)
     "Demonstration of a study's `run`: ‖R⁺‖² by singular values. Raises `ValueError` for n or p below 1."
+    from modscale.pinv import pinv_norm                                             # scipy.stats is slow to load
     tables = []
     for cell in cells:
         n, p = (int(v) for v in check(n=cell['n'], p=cell['p']))
@@ -100,7 +100,7 @@ def demo_study(
     "A demonstration of sweeps that needs seconds: F(n, p) by simulation."
     choice('scale', scale, ('smoke', 'quick', 'paper'))
     seeds = dict(smoke=2, quick=20, paper=200)[scale]
-    cells = grid(n=[5, 10, 20], p=[30, 40, 60, 80], seed=list(range(seeds)), seconds=[.02])
+    cells = grid(n=[5, 10, 20], p=[30, 40, 60, 80], seed=list(range(seeds)), seconds=[.01])
     return Study('demo', cells, demo_run, group=lambda c: (c['n'], c['p']), cost=lambda c: c['seconds'] + 1e-6*c['n']*c['p'],
                  memory=lambda c: 100*c['n']*c['p']*8*3, width=4, modules=('pinv', 'sweep'))
 
@@ -343,7 +343,7 @@ def read_sweep(
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f'no sweep (sweep.json) in out={str(out)!r}; `modscale sweep run STUDY --out DIR` makes one') from None
     except (ValueError, AttributeError) as e: raise ValueError(f'{str(path)!r} is damaged: {e}') from e
-    if lost := {'study', 'cells', 'modules', 'calls'} - set(info): raise ValueError(f'{str(path)!r} is damaged: it lacks {", ".join(sorted(lost))}')
+    if {'study', 'cells', 'modules', 'calls'} - set(info): raise ValueError(f'{str(path)!r} is damaged: entries are missing')
     return info
 
 def check_same_study(
@@ -452,7 +452,8 @@ def workers(
     "Have workers for the time of the block. Raises `ValueError` for a backend that is not installed, `OSError` for no answer."
     if backend == 'dask':
         own = dict(n_workers=jobs, threads_per_worker=1, memory_limit=0, dashboard_address=None)
-        with needs('dask').Client(**(dict(address=address, timeout=10) if address else own), set_as_default=False) as client: yield lambda: dask_backend()(client=client), -1, '2*n_jobs'
+        how = dict(address=address, timeout=10) if address else own
+        with needs('dask').Client(**how, set_as_default=False) as client: yield lambda: dask_backend()(client=client), -1, '2*n_jobs'
     elif backend == 'ray':
         ray, own = needs('ray'), {} if address else dict(num_cpus=jobs, include_dashboard=False)
         if start := not ray.is_initialized(): ray.init(address=address, **own, log_to_driver=False, logging_level='ERROR')
@@ -526,7 +527,9 @@ def compute(
 # %% ../nbs/17_sweep.ipynb #17-046
 class Ledger:
     "The coordinator's files: what runs, what is done, what failed."
-    def __init__(self, study, out): self.study, self.out, self.peaks, self.failed, self.code = study, out, {}, 0, code_hash(study.modules)
+    def __init__(self, study, out):
+        self.study, self.out, self.code = study, out, code_hash(study.modules)
+        self.peaks, self.failed, self.counts = {}, 0, {}                            # GiB by worker; of this call; of `count_cells`
 
     def handed_out(self, cells):
         "Note that a group runs. For `status` only, and called from joblib's threads: an error here must not be raised."
@@ -536,7 +539,7 @@ class Ledger:
     def store(self, done):
         "Store what a worker gave back."
         if 'code' in done:
-            if done['code'] != self.code: raise RuntimeError(f'{done["worker"]} has other code than {here()}: {done["code"]}, not {self.code}')
+            if done['code'] != self.code: raise RuntimeError(f'{done["worker"]} has other code than {here()}; install the same')
             self.peaks[done['worker']] = max(done['peak_memory'], self.peaks.get(done['worker'], 0))
         tables = [t for t in done['outcomes'] if not isinstance(t, dict)]
         about = dict(study=self.study.name, cells=len(done['cells']))
@@ -548,6 +551,22 @@ class Ledger:
         (self.out/'running'/f'{done["cells"][0][0]}.json').unlink(missing_ok=True)
 
 # %% ../nbs/17_sweep.ipynb #17-047
+@contextmanager
+def recorded(
+    study:Study, # the call's
+    out:Path, # folder of the sweep, whose lock we hold
+    parts:list, # from `read_parts`
+    call:dict, # command, backend, jobs
+) -> Iterator[Ledger]: # the call's
+    "Keep the books of a call: sweep.json as it begins and as it ends, and no note of running cells after it."
+    start, info, ledger = time.perf_counter(), open_sweep(study, out, parts, call), Ledger(study, out)
+    try: yield ledger
+    finally:
+        for path in (out/'running').glob('*.json'): path.unlink()
+        with suppress(OSError) if sys.exc_info()[0] else nullcontext():             # the first error is the one to tell
+            close_sweep(out, info, time.perf_counter() - start, ledger.peaks, call['jobs'], ledger.counts)
+
+# %% ../nbs/17_sweep.ipynb #17-048
 def sweep_table(
     study:Study, # whose cells
     parts:list[tuple[pa.Table, dict]], # from `read_parts`
@@ -566,7 +585,7 @@ def sweep_table(
     results = pd.concat(sorted(frames, key=lambda f: f.index.min())).sort_index(kind='stable')
     return pd.concat([settings.take(results.index).reset_index(drop=True), results.reset_index(drop=True)], axis=1)
 
-# %% ../nbs/17_sweep.ipynb #17-048
+# %% ../nbs/17_sweep.ipynb #17-049
 def run_groups(
     ledger:Ledger, # of this call
     groups:list[list], # what is missing: (key, cell) of each
@@ -590,7 +609,7 @@ def run_groups(
                 bar.set_description_str(f'{left} cells left' + (f', {ledger.failed} failed' if ledger.failed else ''), refresh=False)
                 bar.update(min(cost(done['cells']), bar.total - bar.n))             # rounding must not push it over the end
 
-# %% ../nbs/17_sweep.ipynb #17-049
+# %% ../nbs/17_sweep.ipynb #17-050
 def missing(
     ledger:Ledger, # of this call
     parts:list, # from `read_parts`
@@ -604,13 +623,14 @@ def missing(
     done = {key for table, _ in parts for key in table['cell'].to_pylist()}
     skip = done | (set() if retry_failed else set(failed))
     for i in [i for i in large if keys[i] not in skip]:
-        why = f'the cell needs {study.memory(study.cells[i])/2**30:.3g} GiB, and memory/jobs is {memory/2**30:.3g}; give more and retry failed cells'
+        need = study.memory(study.cells[i])/2**30
+        why = f'the cell needs {need:.3g} GiB, and memory/jobs is {memory/2**30:.3g}; give more and retry failed cells'
         write_failure(out, keys[i], study.cells[i], failure(MemoryError(why)))
         ledger.failed += 1
     for key in done & set(failed): (out/'failed'/f'{key}.json').unlink()            # killed after storing, before forgetting the failure
     return [left for g in groups if (left := [(keys[i], study.cells[i]) for i in g if keys[i] not in skip])]
 
-# %% ../nbs/17_sweep.ipynb #17-050
+# %% ../nbs/17_sweep.ipynb #17-051
 def count_cells(
     keys:list[str], # of all cells, with the present code's version
     parts:list, # from `read_parts`
@@ -621,7 +641,7 @@ def count_cells(
     return dict(done=len(stored & set(keys)), failed=len((set(failed) - stored) & set(keys)), other_code=len(stored - set(keys)),
                 work_seconds=round(sum(made['seconds'] for _, made in parts), 2))
 
-# %% ../nbs/17_sweep.ipynb #17-051
+# %% ../nbs/17_sweep.ipynb #17-052
 def run_sweep(
     study:Study, # what to compute
     out:str|Path, # folder of the results; what it already holds is not computed again
@@ -634,28 +654,22 @@ def run_sweep(
     command:str|None=None, # what the user typed, for sweep.json
 ) -> pd.DataFrame: # settings and results of all finished cells, in the order of the grid
     "Compute what is missing; give the whole table. Raises `ValueError` by argument name, `OSError` naming a path that cannot be written."
-    out, start = Path(out), time.perf_counter()
+    out = Path(out)
     choice('backend', backend, BACKENDS), whole('jobs', jobs), real_above('memory', memory, 0)
-    if address and backend not in ('dask', 'ray'): raise ValueError(f'address is for dask and ray, got address={address!r}, backend={backend!r}')
+    if address and backend not in ('dask', 'ray'): raise ValueError(f'address is for dask and ray, got address={address!r}')
     make_groups(study, memory/jobs)                                                 # bad costs are told before anything is written
-    call = dict(command=command, backend=backend, jobs=jobs)
     with stoppable(), locked(out):
         tidy(out)
-        ledger, parts, counts = Ledger(study, out), read_parts(out, set_aside), {}
-        info = open_sweep(study, out, parts, call)
-        try:
+        parts = read_parts(out, set_aside)
+        with recorded(study, out, parts, dict(command=command, backend=backend, jobs=jobs)) as ledger:
             run_groups(ledger, missing(ledger, parts, memory/jobs, retry_failed), backend, jobs, address, progress)
             parts = read_parts(out, set_aside)
-            counts = count_cells(study.keys, parts, read_failures(out, set_aside))
-        finally:
-            for path in (out/'running').glob('*.json'): path.unlink()
-            with suppress(OSError) if sys.exc_info()[0] else nullcontext():         # the first error is the one to tell
-                close_sweep(out, info, time.perf_counter() - start, ledger.peaks, jobs, counts)
+            ledger.counts = counts = count_cells(study.keys, parts, read_failures(out, set_aside))
     lost = len(study.cells) - counts['done'] - counts['failed']
     if lost: raise OSError(errno.EIO, f'{lost} cells were damaged after they were stored; run again', str(out))
     return sweep_table(study, parts)
 
-# %% ../nbs/17_sweep.ipynb #17-053
+# %% ../nbs/17_sweep.ipynb #17-054
 def sweep_status(
     out:str|Path, # folder of a sweep
 ) -> dict: # study, cells, done, running, failed, missing, other_code, damaged, coordinator, seconds, the failures
@@ -671,13 +685,14 @@ def sweep_status(
     parts, failed = read_parts(out, note), read_failures(out, note)
     counts, done = count_cells(keys, parts, failed), {key for table, _ in parts for key in table['cell'].to_pylist()}
     running = (running & set(keys)) - done
-    failures = [{**failed[k]['cell'], 'error': failed[k]['error'], 'message': failed[k]['message']} for k in keys if k in set(failed) - done - running]
+    left = [failed[k] for k in keys if k in failed and k not in done | running]
+    failures = [f['cell'] | dict(error=f['error'], message=f['message']) for f in left]
     counts |= dict(running=len(running), failed=len(failures))
     return dict(study=info['study'], cells=len(keys), **counts, missing=len(keys) - sum(counts[k] for k in ('done', 'running', 'failed')),
                 damaged=damaged, coordinator=alive, wall_seconds=sum(c['wall_seconds'] or 0 for c in info['calls']),
                 peak_memory_gib=max((c.get('peak_memory_gib', 0) for c in info['calls']), default=0), failures=failures)
 
-# %% ../nbs/17_sweep.ipynb #17-071
+# %% ../nbs/17_sweep.ipynb #17-072
 def plot_sweep(
     out:str|Path, # folder of a sweep
 ): # -> matplotlib Figure
