@@ -136,7 +136,8 @@ def cell_table(
     for name in [c for c in table if c in cell or c == 'cell' or not isinstance(c, str)]:
         if name not in cell or any(v != cell[name] for v in table[name].tolist()):
             raise ValueError(f'run must not return the column {name!r}: it is no new name, or differs from the cell={cell}')
-    results = pa.Table.from_pandas(table.drop(columns=[c for c in table if c in cell]), preserve_index=False)
+    results = pa.Table.from_pandas(table, preserve_index=False)
+    results = results.drop_columns([c for c in results.column_names if c in cell])
     settings = [pa.array([json.dumps(v) if isinstance(v, (list, dict)) else v]*len(table)) for v in cell.values()]
     plain = [c.cast(c.type.value_type) if pa.types.is_dictionary(c.type) else c for c in results.columns]
     stored = pa.table([pa.array([key]*len(table)), *settings, *plain], names=['cell', *cell, *results.column_names])
@@ -577,12 +578,12 @@ def sweep_table(
     place, seen, frames = {key: i for i, key in enumerate(study.keys)}, set(), []
     settings = pd.DataFrame(study.cells)
     for table, _ in parts:
-        at = pd.Series(table['cell'].to_pylist()).map(place)
-        keep = at.notna() & ~at.isin(seen)                                          # of this code; once
+        at = np.array([place.get(key, -1) for key in table['cell'].to_pylist()])
+        keep = np.array([i >= 0 and i not in seen for i in at])                     # of this code; once
         if keep.any():
-            seen |= set(at[keep])
+            seen.update(at)
             results = table.drop_columns([c for c in ('cell', *settings) if c in table.column_names]).to_pandas()
-            frames.append(results[keep.to_numpy()].set_axis(at[keep].astype(int)))
+            frames.append(results[keep].set_axis(at[keep]))
     if not frames: return settings.iloc[:0]
     results = pd.concat(sorted(frames, key=lambda f: f.index.min())).sort_index(kind='stable')
     return pd.concat([settings.take(results.index).reset_index(drop=True), results.reset_index(drop=True)], axis=1)
