@@ -324,6 +324,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'modscale.sweep.demo_run': ('sweep.html#demo_run', 'modscale/sweep.py'),
                                 'modscale.sweep.demo_study': ('sweep.html#demo_study', 'modscale/sweep.py'),
                                 'modscale.sweep.failure': ('sweep.html#failure', 'modscale/sweep.py'),
+                                'modscale.sweep.follow': ('sweep.html#follow', 'modscale/sweep.py'),
                                 'modscale.sweep.grid': ('sweep.html#grid', 'modscale/sweep.py'),
                                 'modscale.sweep.here': ('sweep.html#here', 'modscale/sweep.py'),
                                 'modscale.sweep.is_locked': ('sweep.html#is_locked', 'modscale/sweep.py'),

@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['made_by', 'BACKENDS', 'DEATHS', 'grid', 'Study', 'demo_run', 'demo_study', 'make_groups', 'cell_table', 'failure',
-           'attempt', 'here', 'peak_memory', 'work', 'now', 'write_parts', 'read_part', 'set_aside', 'read_parts',
-           'write_failure', 'read_failures', 'take_lock', 'is_locked', 'locked', 'tidy', 'stoppable', 'read_sweep',
-           'check_same_study', 'open_sweep', 'close_sweep', 'remembering', 'call_all', 'dask_backend', 'needs',
-           'workers', 'stream', 'alone', 'compute', 'Ledger', 'recorded', 'sweep_table', 'run_groups', 'missing',
-           'count_cells', 'run_sweep', 'sweep_status', 'plot_sweep']
+           'attempt', 'here', 'peak_memory', 'follow', 'work', 'now', 'write_parts', 'read_part', 'set_aside',
+           'read_parts', 'write_failure', 'read_failures', 'take_lock', 'is_locked', 'locked', 'tidy', 'stoppable',
+           'read_sweep', 'check_same_study', 'open_sweep', 'close_sweep', 'remembering', 'call_all', 'dask_backend',
+           'needs', 'workers', 'stream', 'alone', 'compute', 'Ledger', 'recorded', 'sweep_table', 'run_groups',
+           'missing', 'count_cells', 'run_sweep', 'sweep_status', 'plot_sweep']
 
 # %% ../nbs/17_sweep.ipynb #17-003
 import errno
 import hashlib
 import json
 import math
+import multiprocessing
 import os
 import re
 import signal
@@ -186,18 +187,31 @@ def peak_memory() -> float: # GiB; NaN where the system does not tell
     return math.nan
 
 # %% ../nbs/17_sweep.ipynb #17-018
+def follow(
+    parent:int, # process of the coordinator
+):
+    "End this process soon after its coordinator: after `kill -9` loky's workers would finish their group and wait for five minutes."
+    def watch():
+        while os.getppid() == parent: time.sleep(.5)
+        os._exit(1)
+    ours = multiprocessing.current_process().name.startswith('LokyProcess')
+    if ours and not any(t.name == 'follow' for t in threading.enumerate()): threading.Thread(target=watch, name='follow', daemon=True).start()
+
+# %% ../nbs/17_sweep.ipynb #17-019
 def work(
     run:Callable, # of a study
     cells:list[tuple[str, dict]], # key and settings of each
     modules:tuple[str, ...]|None, # modules whose version counts
+    parent:int, # process of the coordinator
 ) -> dict: # the outcomes, and what made them
     "All that happens on a worker. An exception never leaves it."
+    follow(parent)
     start, began = time.perf_counter(), datetime.now(timezone.utc)
     outcomes = attempt(run, cells)
     return dict(cells=cells, outcomes=outcomes, seconds=time.perf_counter() - start, started=began.isoformat(), worker=here(),
                 environment=made_by(), code=code_hash(modules), peak_memory=peak_memory())
 
-# %% ../nbs/17_sweep.ipynb #17-022
+# %% ../nbs/17_sweep.ipynb #17-023
 def now() -> str: # ISO 8601, with microseconds
     "The time, UTC."
     return datetime.now(timezone.utc).isoformat()
@@ -219,7 +233,7 @@ def write_parts(
         files.append(write_whole(out/'parts'/f'{hashlib.sha256(data).hexdigest()[:16]}.parquet', data))
     return files
 
-# %% ../nbs/17_sweep.ipynb #17-023
+# %% ../nbs/17_sweep.ipynb #17-024
 def read_part(
     path:Path, # a part
 ) -> tuple[pa.Table, dict]: # its rows, and what made them
@@ -229,7 +243,7 @@ def read_part(
     table = pq.read_table(pa.BufferReader(data))
     return table, json.loads(table.schema.metadata[b'modscale'])
 
-# %% ../nbs/17_sweep.ipynb #17-024
+# %% ../nbs/17_sweep.ipynb #17-025
 def set_aside(
     path:Path, # a file that cannot be used
     out:Path, # folder of the sweep
@@ -252,7 +266,7 @@ def read_parts(
         except (ValueError, KeyError, TypeError, pa.ArrowException) as e: damaged(path, out, e)
     return parts
 
-# %% ../nbs/17_sweep.ipynb #17-027
+# %% ../nbs/17_sweep.ipynb #17-028
 def write_failure(
     out:Path, # folder of the sweep
     key:str, # of the cell
@@ -274,7 +288,7 @@ def read_failures(
         except (ValueError, KeyError, TypeError) as e: damaged(path, out, e)
     return found
 
-# %% ../nbs/17_sweep.ipynb #17-029
+# %% ../nbs/17_sweep.ipynb #17-030
 def take_lock(
     handle, # the open lock file
     shared:bool, # only to see whether anyone holds it?
@@ -294,7 +308,7 @@ def is_locked(
         with open(out/'lock') as handle: return not take_lock(handle, shared=True)
     except FileNotFoundError: return False
 
-# %% ../nbs/17_sweep.ipynb #17-030
+# %% ../nbs/17_sweep.ipynb #17-031
 @contextmanager
 def locked(
     out:Path, # folder of the sweep; is made
@@ -315,7 +329,7 @@ def locked(
         finally:
             with suppress(OSError): handle.truncate(0)
 
-# %% ../nbs/17_sweep.ipynb #17-032
+# %% ../nbs/17_sweep.ipynb #17-033
 def tidy(
     out:Path, # folder of the sweep, whose lock we hold
 ):
@@ -336,7 +350,7 @@ def stoppable():
     try: yield
     finally: signal.signal(signal.SIGTERM, before)
 
-# %% ../nbs/17_sweep.ipynb #17-034
+# %% ../nbs/17_sweep.ipynb #17-035
 def read_sweep(
     out:Path, # folder of a sweep
 ) -> dict: # its sweep.json
@@ -360,7 +374,7 @@ def check_same_study(
     gone = [c for c in info['cells'] if json.dumps(c, sort_keys=True) not in wanted]
     if gone: raise ValueError(f'{held} {len(gone)} cells that are not in this grid, as {gone[0]}; choose another --out')
 
-# %% ../nbs/17_sweep.ipynb #17-035
+# %% ../nbs/17_sweep.ipynb #17-036
 def open_sweep(
     study:Study, # the call's
     out:Path, # folder of the sweep, whose lock we hold
@@ -384,7 +398,7 @@ def open_sweep(
     write_whole(path, json.dumps(info, indent=1))
     return info
 
-# %% ../nbs/17_sweep.ipynb #17-036
+# %% ../nbs/17_sweep.ipynb #17-037
 def close_sweep(
     out:Path, # folder of the sweep
     info:dict, # from `open_sweep`
@@ -402,7 +416,7 @@ def close_sweep(
     info |= totals | counts | dict(cells=info.pop('cells'))                         # at the end: the list is long
     write_whole(out/'sweep.json', json.dumps(info, indent=1))
 
-# %% ../nbs/17_sweep.ipynb #17-038
+# %% ../nbs/17_sweep.ipynb #17-039
 def remembering(
     backend:type, # a joblib backend
 ) -> type: # one whose `error` is the last exception that came from a worker
@@ -434,7 +448,7 @@ def dask_backend() -> type: # a joblib backend
         def effective_n_jobs(self, n_jobs): return max(2, super().effective_n_jobs(n_jobs))     # with one, joblib would run it here
     return remembering(Futures)
 
-# %% ../nbs/17_sweep.ipynb #17-039
+# %% ../nbs/17_sweep.ipynb #17-040
 BACKENDS = ('loky', 'threading', 'sequential', 'dask', 'ray')
 
 def needs(
@@ -445,7 +459,7 @@ def needs(
     try: return import_module(dict(dask='distributed').get(name, name))
     except ImportError as e: raise ValueError(f"backend={name!r} must be installed: pip install 'modscale[{name}]' ({e})") from e
 
-# %% ../nbs/17_sweep.ipynb #17-040
+# %% ../nbs/17_sweep.ipynb #17-041
 @contextmanager
 def workers(
     backend:str, # one of BACKENDS
@@ -469,7 +483,7 @@ def workers(
         kind = dict(loky='LokyBackend', threading='ThreadingBackend', sequential='SequentialBackend')[backend]
         yield remembering(getattr(parallel, kind)), 1 if backend == 'sequential' else jobs, 'n_jobs'
 
-# %% ../nbs/17_sweep.ipynb #17-042
+# %% ../nbs/17_sweep.ipynb #17-043
 DEATHS = {'BrokenExecutor', 'KilledWorker', 'RayActorError', 'WorkerCrashedError'}
 
 def stream(
@@ -486,7 +500,7 @@ def stream(
         for first, cells in list(tasks.items()):
             given[first] = cells
             handed_out(cells)
-            yield delayed(work)(study.run, cells, study.modules)
+            yield delayed(work)(study.run, cells, study.modules, os.getpid())
     error = None
     try:
         parallel = Parallel(n_jobs=jobs, backend=backend, return_as='generator_unordered', batch_size=1, pre_dispatch=ahead)
@@ -499,7 +513,7 @@ def stream(
     if error and not DEATHS & {c.__name__ for c in type(error).__mro__}: raise error
     if tasks: yield dict(died=[first for first in given if first in tasks], error=error or RuntimeError('workers ended without a result'))
 
-# %% ../nbs/17_sweep.ipynb #17-043
+# %% ../nbs/17_sweep.ipynb #17-044
 def alone(
     cells:list[tuple[str, dict]], # a group whose worker died
     *how # study, pool, handed_out as `stream` takes them
@@ -527,7 +541,7 @@ def compute(
                 else:
                     for first in done['died']: yield from alone(tasks.pop(first), *how)
 
-# %% ../nbs/17_sweep.ipynb #17-045
+# %% ../nbs/17_sweep.ipynb #17-046
 class Ledger:
     "The coordinator's files: what runs, what is done, what failed."
     def __init__(self, study, out):
@@ -553,7 +567,7 @@ class Ledger:
             self.failed += isinstance(outcome, dict)
         (self.out/'running'/f'{done["cells"][0][0]}.json').unlink(missing_ok=True)
 
-# %% ../nbs/17_sweep.ipynb #17-046
+# %% ../nbs/17_sweep.ipynb #17-047
 @contextmanager
 def recorded(
     study:Study, # the call's
@@ -569,7 +583,7 @@ def recorded(
         with suppress(OSError) if sys.exc_info()[0] else nullcontext():             # the first error is the one to tell
             close_sweep(out, info, time.perf_counter() - start, ledger.peaks, call['jobs'], ledger.counts)
 
-# %% ../nbs/17_sweep.ipynb #17-047
+# %% ../nbs/17_sweep.ipynb #17-048
 def sweep_table(
     study:Study, # whose cells
     parts:list[tuple[pa.Table, dict]], # from `read_parts`
@@ -588,7 +602,7 @@ def sweep_table(
     results = pd.concat(sorted(frames, key=lambda f: f.index.min())).sort_index(kind='stable')
     return pd.concat([settings.take(results.index).reset_index(drop=True), results.reset_index(drop=True)], axis=1)
 
-# %% ../nbs/17_sweep.ipynb #17-048
+# %% ../nbs/17_sweep.ipynb #17-049
 def run_groups(
     ledger:Ledger, # of this call
     groups:list[list], # what is missing: (key, cell) of each
@@ -612,7 +626,7 @@ def run_groups(
                 bar.set_description_str(f'{left} cells left' + (f', {ledger.failed} failed' if ledger.failed else ''), refresh=False)
                 bar.update(min(cost(done['cells']), bar.total - bar.n))             # rounding must not push it over the end
 
-# %% ../nbs/17_sweep.ipynb #17-049
+# %% ../nbs/17_sweep.ipynb #17-050
 def missing(
     ledger:Ledger, # of this call
     parts:list, # from `read_parts`
@@ -633,7 +647,7 @@ def missing(
     for key in done & set(failed): (out/'failed'/f'{key}.json').unlink()            # killed after storing, before forgetting the failure
     return [left for g in groups if (left := [(keys[i], study.cells[i]) for i in g if keys[i] not in skip])]
 
-# %% ../nbs/17_sweep.ipynb #17-050
+# %% ../nbs/17_sweep.ipynb #17-051
 def count_cells(
     keys:list[str], # of all cells, with the present code's version
     parts:list, # from `read_parts`
@@ -644,7 +658,7 @@ def count_cells(
     return dict(done=len(stored & set(keys)), failed=len((set(failed) - stored) & set(keys)), other_code=len(stored - set(keys)),
                 work_seconds=round(sum(made['seconds'] for _, made in parts), 2))
 
-# %% ../nbs/17_sweep.ipynb #17-051
+# %% ../nbs/17_sweep.ipynb #17-052
 def run_sweep(
     study:Study, # what to compute
     out:str|Path, # folder of the results; what it already holds is not computed again
@@ -672,7 +686,7 @@ def run_sweep(
     if lost: raise OSError(errno.EIO, f'{lost} cells were damaged after they were stored; run again', str(out))
     return sweep_table(study, parts)
 
-# %% ../nbs/17_sweep.ipynb #17-053
+# %% ../nbs/17_sweep.ipynb #17-054
 def sweep_status(
     out:str|Path, # folder of a sweep
 ) -> dict: # study, cells, done, running, failed, missing, other_code, damaged, coordinator, seconds, the failures
@@ -695,7 +709,7 @@ def sweep_status(
                 damaged=damaged, coordinator=alive, wall_seconds=sum(c['wall_seconds'] or 0 for c in info['calls']),
                 peak_memory_gib=max((c.get('peak_memory_gib', 0) for c in info['calls']), default=0), failures=failures)
 
-# %% ../nbs/17_sweep.ipynb #17-068
+# %% ../nbs/17_sweep.ipynb #17-069
 def plot_sweep(
     out:str|Path, # folder of a sweep
 ): # -> matplotlib Figure

@@ -64,6 +64,7 @@ def test_kill_of_the_coordinator(undisturbed, run_cli, tmp_path, count):
     words = ['sweep', 'run', 'demo', '--scale', 'smoke', '--out', out, '--quiet']
     process = subprocess.Popen([sys.executable, '-m', 'modscale.cli', *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait(lambda: (out/'running').exists() and len(parts(out)) >= count, process)
+    children = {Path('/proc')/c for f in Path(f'/proc/{process.pid}/task').glob('*/children') for c in f.read_text().split()}
     process.kill()
     assert process.wait() == -signal.SIGKILL
     before, status = times(out), sweep_status(out)
@@ -72,6 +73,8 @@ def test_kill_of_the_coordinator(undisturbed, run_cli, tmp_path, count):
     assert before.items() <= times(out).items() and not [f for f in out.rglob('.*')]
     calls = json.loads((out/'sweep.json').read_text())['calls']
     assert [c.get('killed', False) for c in calls] == [True, False]
+    gone = lambda p: not p.exists() or ') Z ' in (p/'stat').read_text()
+    if count: wait(lambda: sum(not gone(c) for c in children) <= 2, seconds=20)          # workers go with it; one may never have had work
 
 EVERY_MOMENT = '''
 import json, os, signal, sys, time
