@@ -194,8 +194,8 @@ def follow(
     def watch():
         while os.getppid() == parent: time.sleep(.5)
         os._exit(1)
-    ours = multiprocessing.current_process().name.startswith('LokyProcess')
-    if ours and not any(t.name == 'follow' for t in threading.enumerate()): threading.Thread(target=watch, name='follow', daemon=True).start()
+    if not multiprocessing.current_process().name.startswith('LokyProcess') or any(t.name == 'follow' for t in threading.enumerate()): return
+    threading.Thread(target=watch, name='follow', daemon=True).start()
 
 # %% ../nbs/17_sweep.ipynb #17-019
 def work(
