@@ -22,6 +22,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from .symbols import choice
+
 # %% ../nbs/16_results.ipynb #16-005
 def write_whole(
     path:str|Path, # file to write; its folder is made
@@ -35,18 +37,26 @@ def write_whole(
         with os.fdopen(handle, 'wb') as f: f.write(data), f.flush(), os.fsync(f.fileno())
         os.chmod(temporary, 0o644)          # mkstemp makes files that only the owner can read
         os.replace(temporary, path)
+        if os.name == 'posix':              # the name is on the disk only with its folder
+            folder = os.open(path.parent, os.O_RDONLY)
+            try: os.fsync(folder)
+            finally: os.close(folder)
     except OSError as e: raise OSError(e.errno, e.strerror, str(path)) from e
     finally: Path(temporary).unlink(missing_ok=True)
     return path
 
 # %% ../nbs/16_results.ipynb #16-011
-PRESENTATION = {'reproduce', 'cli', 'docs', 'bench', 'claims', '_modidx', '__init__'}
+PRESENTATION = {'reproduce', 'cli', 'docs', 'bench', 'claims', 'sweep', '_modidx', '__init__'}
 
 @cache
-def code_hash() -> str: # 12 hexadecimal digits
-    "Hash of the package's computing modules."
-    files = sorted(f for f in Path(__file__).parent.glob('*.py') if f.stem not in PRESENTATION)
-    return hashlib.sha256(b''.join(f.name.encode() + f.read_bytes() for f in files)).hexdigest()[:12]
+def code_hash(
+    modules:tuple[str, ...]|None=None, # modules that count; default: all that compute
+) -> str: # 12 hexadecimal digits
+    "Hash of the package's computing modules. Raises `ValueError` for a module that is not there."
+    files = {f.stem: f for f in sorted(Path(__file__).parent.glob('*.py'))}
+    names = sorted(modules) if modules is not None else [n for n in files if n not in PRESENTATION]
+    for name in names: choice('modules', name, list(files))
+    return hashlib.sha256(b''.join(files[n].name.encode() + files[n].read_bytes() for n in names)).hexdigest()[:12]
 
 # %% ../nbs/16_results.ipynb #16-012
 @cache
@@ -84,9 +94,10 @@ def environment() -> dict: # versions and hardware, ready for JSON
 # %% ../nbs/16_results.ipynb #16-019
 def fingerprint(
     settings:dict, # what the cell computes, ready for JSON
+    modules:tuple[str, ...]|None=None, # modules that its numbers depend on; default: all that compute
 ) -> str: # 12 hexadecimal digits
     "Hash of a cell's settings together with the code's."
-    return hashlib.sha256(json.dumps([settings, code_hash()], sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps([settings, code_hash(modules)], sort_keys=True).encode()).hexdigest()[:12]
 
 # %% ../nbs/16_results.ipynb #16-020
 def cell_path(
