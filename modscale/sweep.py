@@ -60,7 +60,7 @@ class Study:
     group:Callable = lambda cell: () # cell to a hashable value; cells with the same value may share a stack
     cost:Callable = lambda cell: 1. # cell to its relative cost, positive
     memory:Callable = lambda cell: 0 # cell to the bytes that it needs inside a stack
-    width:int|None = None # most cells of one group; None: as many as fit
+    width:int|Callable|None = None # most cells of one group, or a function of a cell to that; None: as many as fit
     modules:tuple[str, ...]|None = None # modules of this package that the numbers depend on; None: all that compute
 
     def __post_init__(self):
@@ -71,7 +71,7 @@ class Study:
         if not cells or twice: raise ValueError(f'cells must be one or more different dicts, got cells={twice or cells}')
         bad = next((c for c in cells if not isinstance(c, dict) or 'cell' in c), None)
         if bad is not None: raise ValueError(f"cells must be dicts without an entry 'cell', got cells=[..., {bad}]")
-        if self.width is not None: whole('width', self.width)
+        if self.width is not None and not callable(self.width): whole('width', self.width)
         code_hash(self.modules)
         object.__setattr__(self, 'cells', cells)
 
@@ -118,7 +118,8 @@ def make_groups(
             large.append(place)
             continue
         members, used = last.get(kind, (None, 0))
-        if members is None or used + need > budget or len(members) == study.width:
+        width = study.width(cell) if callable(study.width) else study.width
+        if members is None or used + need > budget or len(members) == width:
             members, used = [], 0
             groups.append(members)
         members.append(place)
