@@ -15,7 +15,7 @@ import pandas as pd
 from .pinv import single
 from .spectrum import eigenvalues, head_trace, tail_trace
 from .symbols import check, real_above, whole
-from .theory import compare, mean_losses, min_norm_losses, named_spectrum, plot_theorem1, predict_loss, theorem1
+from .theory import compare, mean_losses, min_norm_losses, named_spectrum, plot_theorem1, predict_loss, scalar, theorem1
 
 # %% ../nbs/06_modular_theory.ipynb #06-006
 def effective_rho(
@@ -86,7 +86,7 @@ def simulate_theorem2(
     n, k, K, q, d, trials = (single(s, v, 1 + (s == 'trials')) for s, v in dict(n=n, k=k, K=K, q=q, d=d, trials=trials).items())
     lam, = check(spectrum=spectrum)
     if lam.ndim != 1 or len(lam) < q: raise ValueError(f'spectrum must be a vector of at least q = {q} values, got spectrum={spectrum!r}')
-    effective_rho(np.ones(max(q, np.size(rho))), rho), check(noise=noise)
+    effective_rho(np.ones(max(q, np.size(rho))), rho), scalar('noise', noise)
     if np.size(rho) not in (1, q): raise ValueError(f'rho must be one number or q = {q} of them, got rho={rho!r}')
     rng, losses, both, rho = np.random.default_rng(seed), [], min(k, K), np.asarray(rho, float)
     chunk = max(1, 2_000_000//(n*d*(K*q + k*len(lam))))
@@ -188,7 +188,7 @@ def predict_directions(
     """Theorem 2 for arbitrary directions, b = 1 and one output; exact for Gaussian features with the covariance of Hermite features.
 
     p is the number of linearly independent features (06_modular_theory, step 7). Raises `ValueError` by argument name."""
-    (lam, noise), q = check(spectrum=spectrum, noise=noise), single('q', q)
+    (lam,), noise, q = check(spectrum=spectrum), scalar('noise', noise), single('q', q)
     if lam.ndim != 1 or len(lam) < q: raise ValueError(f'spectrum must be a vector of at least q = {q} values, got spectrum={spectrum!r}')
     V, p = captured_variance(U, U_hat, lam[:q]), sum(B.shape[1] for B in whiten_degrees(U_hat, q))
     return theorem1(n, p, V, max(0., lam.sum() - V) + noise)                                    # rounding can make the rest −1e-17
@@ -261,9 +261,10 @@ def asymptotic_parameters(
 
     For k = K orthogonal modules, one to one (06_modular_theory, step 11). Infinite samples, not n > A, are assumed.
     Raises `ValueError` by argument name."""
-    (lam, noise), q, k = check(spectrum=spectrum, noise=noise), single('q', q), single('k', k)
+    (lam,), q, k = check(spectrum=spectrum), single('q', q), single('k', k)
     if lam.ndim != 1 or len(lam) < q: raise ValueError(f'spectrum must be a vector of at least {q} values, got spectrum={spectrum!r}')
-    if not 0 <= cosine <= 1: raise ValueError(f'cosine must be in [0, 1], got cosine={cosine!r}')
+    cosine, noise = scalar('cosine', cosine), scalar('noise', noise)
+    if cosine > 1: raise ValueError(f'cosine must be at most 1, got cosine={cosine!r}')
     node, weight = np.polynomial.hermite_e.hermegauss(len(lam) + q + 1)
     weight = weight/weight.sum()
     model = hermite(node[:, None], q)                                                           # along the network's direction
