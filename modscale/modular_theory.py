@@ -104,7 +104,8 @@ def simulate_theorem2(
 THEOREM2_GRID = tuple((*setting, name) for setting in (
     (60, 3, 3, 10, 1, 1.), (60, 4, 2, 15, 1, 1.), (60, 2, 4, 10, 1, 1.), (30, 3, 3, 10, 3, 1.), (60, 3, 3, 10, 1, .8),
     (60, 3, 3, 10, 1, .3), (60, 3, 3, 10, 1, 0.), (20, 4, 4, 10, 1, 1.), (20, 4, 4, 10, 1, .8),
-    (20, 6, 3, 20, 1, 1.), (20, 3, 6, 10, 1, .8), *((n, 3, 3, 10, 1, tuple(r**i for i in range(1, 11))) for n in (80, 15) for r in (.9, .5)))
+    (20, 6, 3, 20, 1, 1.), (20, 3, 6, 10, 1, .8),
+    *((n, 3, 3, 10, 1, tuple(r**i for i in range(1, 11))) for n in (80, 15) for r in (.9, .5)))
     for name in ('isotropic', 'power'))
 
 def theorem2_table(
@@ -272,7 +273,7 @@ def asymptotic_parameters(
     residual[:q] -= cosine**np.arange(1, q + 1)[:, None, None]*model
     square = np.einsum('a,aij,i,j->i', lam, residual**2, weight, weight)
     S, M = square.sum(), square @ (model[..., 0]**2).sum(0)
-    if S + noise <= 1e-12*lam.sum(): raise ValueError(f'spectrum must leave a residual, of degree > q or at an angle, got spectrum={spectrum!r}')
+    if S + noise <= 1e-12*lam.sum(): raise ValueError(f'spectrum must leave a residual, by degree > q or angle, got spectrum={spectrum!r}')
     return float(((k - 1)*q*S + M + k*q*noise)/(S + noise))
 
 # %% ../nbs/06_modular_theory.ipynb #06-049
