@@ -61,7 +61,7 @@ def add_theory(
     "The arguments of `modscale predict` and `modscale plan`."
     p = commands.add_parser('predict', help='print the losses that the theory predicts',
                             description='Print, for every combination of n, p and m, the mean losses of Theorem 1, the median and the 5 and 95 %% '
-                                        'quantiles of one run, and the loss of the best ridge (not computed for K > 1 or 1e7 parameters and more).')
+                                        'quantiles of one run, and the loss of the best ridge (for K = 1 and fewer than 1e7 parameters).')
     p.add_argument('--n', type=float, nargs='+', required=True, help='training samples, whole')
     p.add_argument('--p', type=float, nargs='+', required=True, help='parameters, counted: whole')
     p.add_argument('--m', type=int, nargs='+', required=True, help='input dimension of the task (of a module, with --K)')
@@ -80,7 +80,8 @@ def add_theory(
     for one in (p, q):
         one.add_argument('--K', type=int, default=1, help='aligned modules of the networks; m is then the dimension of one (default: %(default)s)')
         one.add_argument('--figure', type=Path, metavar='FILE', help='draw a figure too (.png, .svg or .pdf)')
-        one.add_argument('--json', action='store_true', help='print JSON: null is infinite, what is not computed or does not exist is left out')
+        one.add_argument('--json', action='store_true',
+                         help='print JSON: null is infinite, what is not computed or does not exist is left out')
 
 # %% ../nbs/21_cli.ipynb #21-008
 def parser() -> argparse.ArgumentParser: # of the whole command
@@ -182,12 +183,15 @@ def run_plan(args):
     check(**{name: value for name, value in dict(m=args.m, p=args.p).items() if value})
     losses = read_losses(args.losses)
     for name in ('n', 'p'):
-        if (losses[name] % 1).any(): raise ValueError(f'table must hold whole {name}, got {name}={losses[name][losses[name] % 1 > 0].iloc[0]}')
+        real = losses[name][losses[name] % 1 > 0]
+        if len(real): raise ValueError(f'table must hold whole {name}, got {name}={real.iloc[0]}')
     fit = fit_spectrum(losses, args.p_scale, K=args.K, noise=args.noise)
     dims = args.m or [*sorted(losses.m.unique().astype(int)), int(losses.m.max()) + 1, int(losses.m.max()) + 2]
     table = plan(fit, args.target, dims, args.p or sorted(losses.p.unique()))
     if args.json: print_plan(fit, args.target, table)
-    else: print(fit, f'\nsamples for a test loss of {args.target:g}, by expected losses (infinite: out of reach):\n'), print_table(table, False)
+    else:
+        print(fit, f'\nsamples for a test loss of {args.target:g}, by expected losses (infinite: out of reach):\n')
+        print_table(table, False)
     if args.figure: save_figure(plot_plan(losses, fit, table, args.target), args.figure)
 
 # %% ../nbs/21_cli.ipynb #21-017

@@ -445,9 +445,11 @@ def predict(
     """Predicted losses; columns n, p, m, F, train, test, median, low, high, best_ridge (07_planner, step 9).
 
     `low` and `high` are the 5 and 95 % quantiles of one run's test loss; `best_ridge` is NaN where it is not computed (K > 1, p of 10⁷ and
-    more, eigenvalues too small). n and p may be real, for effective numbers, up to 10¹⁵. Raises `ValueError` by argument name."""
+    more, eigenvalues too small, or where its expansion fails). n and p may be real, for effective numbers, up to 10¹⁵.
+    Raises `ValueError` by argument name."""
     n, p, m = (a.ravel() for a in np.meshgrid(real_above('n', n, 0), real_above('p', p, 0), check(m=m)[0], indexing='ij'))
-    Omega, c, p_scale = one_real('Omega', float(check(Omega=Omega)[0])), one_real('c', c), one_real('p_scale', p_scale)
+    check(Omega=Omega)
+    Omega, c, p_scale = (one_real(name, value) for name, value in dict(Omega=Omega, c=c, p_scale=p_scale).items())
     noise, K, d, size = one_real('noise', noise, 0), single('K', K), single('d', d), p_scale*p
     for name, sizes in dict(n=n, p=p, p_scale=size).items():
         if sizes.max() > 1e15: raise ValueError(f'{name} must leave at most 1e15 samples or parameters, got {name}={sizes.max():g}')
