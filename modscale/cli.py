@@ -29,8 +29,8 @@ def add_reproduce(
 ):
     "The arguments of `modscale reproduce`."
     p = commands.add_parser('reproduce', help='compute the figures and tables of the paper and write a report',
-                            description='Compute the figures and tables of the paper at a scale, and write report.html, figures, CSV files and run.json. '
-                                        'Running again with the same --out does only what is missing.')
+                            description='Compute the figures and tables of the paper at a scale, and write report.html, figures, CSV files '
+                                        'and run.json. Running again with the same --out does only what is missing.')
     p.add_argument('--scale', choices=('smoke', 'quick', 'paper'), default='quick', help='a minute, a few minutes (default), or hours')
     p.add_argument('--only', nargs='+', metavar='NAME', help='parts to run (see --list); default: all')
     p.add_argument('--out', type=Path, default=Path('modscale-out'), metavar='DIR', help='output folder (default: %(default)s)')
@@ -48,9 +48,11 @@ def add_spectrum(
     p # a parser
 ):
     "The constants of the spectrum as arguments."
-    p.add_argument('--Omega', type=float, default=1.57, metavar='W', help='growth of the effective dimension, above 1 (default: %(default)s, the paper’s)')
+    p.add_argument('--Omega', type=float, default=1.57, metavar='W',
+                   help='growth of the effective dimension, above 1 (default: %(default)s, the paper’s)')
     p.add_argument('--c', type=float, default=1., help='variance of the target (default: %(default)s)')
-    p.add_argument('--p-scale', type=float, default=1., metavar='A', help='effective parameters over counted ones (default: %(default)s; 0.85 in the paper)')
+    p.add_argument('--p-scale', type=float, default=1., metavar='A',
+                   help='effective parameters over counted ones (default: %(default)s; 0.85 in the paper)')
     p.add_argument('--d', type=int, default=1, help='outputs (default: %(default)s)')
     p.add_argument('--noise', type=float, default=0., metavar='V', help='variance of the label noise (default: %(default)s)')
 
@@ -60,25 +62,28 @@ def add_theory(
 ):
     "The arguments of `modscale predict` and `modscale plan`."
     p = commands.add_parser('predict', help='print the losses that the theory predicts',
-                            description='Print, for every combination of n, p and m, the mean losses of Theorem 1, the median and the 5 and 95 %% '
-                                        'quantiles of one run, and the loss of the best ridge (for K = 1 and fewer than 1e7 parameters).')
+                            description='Print, for every combination of n, p and m, the mean losses of Theorem 1, the median and '
+                                        'the 5 and 95 %% quantiles of one run, and the loss of the best ridge '
+                                        '(for K = 1 and fewer than 1e7 parameters).')
     p.add_argument('--n', type=float, nargs='+', required=True, help='training samples, whole')
     p.add_argument('--p', type=float, nargs='+', required=True, help='parameters, counted: whole')
     p.add_argument('--m', type=int, nargs='+', required=True, help='input dimension of the task (of a module, with --K)')
     add_spectrum(p)
     p.set_defaults(run=run_predict)
     q = commands.add_parser('plan', help='fit the constants to measured losses and plan sample sizes',
-                            description='Fit the constants of the spectrum to a CSV file with the columns n, p, m, train_loss, test_loss (a row a run), and '
-                                        'print the samples that a target test loss needs.')
+                            description='Fit the constants of the spectrum to a CSV file with the columns n, p, m, train_loss, '
+                                        'test_loss (a row a run), and print the samples that a target test loss needs.')
     q.add_argument('losses', type=Path, metavar='CSV', help='measured losses')
     q.add_argument('--target', type=float, required=True, metavar='L', help='test loss to reach')
     q.add_argument('--m', type=int, nargs='+', help='input dimensions to plan for; default: those of the file and the next two')
     q.add_argument('--p', type=float, nargs='+', help='network sizes to plan for, whole; default: those of the file')
     q.add_argument('--p-scale', type=float, metavar='A', help='fix effective over counted parameters; default: estimate it')
-    q.add_argument('--noise', type=float, default=0., metavar='V', help='variance of the label noise in the measured losses (default: %(default)s)')
+    q.add_argument('--noise', type=float, default=0., metavar='V',
+                   help='variance of the label noise in the measured losses (default: %(default)s)')
     q.set_defaults(run=run_plan)
     for one in (p, q):
-        one.add_argument('--K', type=int, default=1, help='aligned modules of the networks; m is then the dimension of one (default: %(default)s)')
+        one.add_argument('--K', type=int, default=1,
+                         help='aligned modules of the networks; m is then the dimension of one (default: %(default)s)')
         one.add_argument('--figure', type=Path, metavar='FILE', help='draw a figure too (.png, .svg or .pdf)')
         one.add_argument('--json', action='store_true',
                          help='print JSON: null is infinite, what is not computed or does not exist is left out')
@@ -97,7 +102,8 @@ def parser() -> argparse.ArgumentParser: # of the whole command
     p.set_defaults(run=run_claims)
     p = commands.add_parser('bench', help='time the library against named peers')
     p.add_argument('name', metavar='NAME', help='which benchmark: fnp, train or align')
-    p.add_argument('--repeat', type=int, default=5, metavar='N', help='interleaved repetitions, of which the median counts (default: %(default)s)')
+    p.add_argument('--repeat', type=int, default=5, metavar='N',
+                   help='interleaved repetitions, of which the median counts (default: %(default)s)')
     p.add_argument('--json', action='store_true', help='print JSON')
     p.set_defaults(run=run_bench)
     return top
@@ -131,7 +137,8 @@ def run_reproduce(args):
     if args.list: return print('\n'.join(f'{p.name:10} {p.title}' for p in all_parts().values()))
     claims = reproduce(Setup(args.scale, args.seed, args.dataset, args.data_dir, args.device), args.out, args.only, not args.quiet)
     counts = claims.verdict.value_counts()
-    print(', '.join(f'{counts.get(v, 0)} {v}' for v in ('met', 'missed', 'not run')) + f' of {len(claims)} claims; see {args.out/"report.html"}')
+    verdicts = ', '.join(f'{counts.get(v, 0)} {v}' for v in ('met', 'missed', 'not run'))
+    print(verdicts + f' of {len(claims)} claims; see {args.out/"report.html"}')
 
 # %% ../nbs/21_cli.ipynb #21-012
 def run_claims(args):
