@@ -154,14 +154,16 @@ def theory_claims() -> list[Claim]:
                  loss_law=('the law of one run’s test loss, at the peak too,', '05_loss_law'), theorem2=('Theorem 2', '06_modular_theory'))
     out = [Claim(f'{part}.max_dev_se', f'{text} {law}', notebook, part, largest_deviation, '<=', 4.)
            for part, (text, notebook) in exact.items()]
-    out += [Claim('theory.max_dev_se', 'F, the losses of both theorems and quantiles of one run, over all four grids, agree with simulation: '
+    out += [Claim('theory.max_dev_se',
+                  'F, the losses of both theorems and quantiles of one run, over all four grids, agree with simulation: '
                   'largest deviation in standard errors', '03_theory', tuple(exact), largest_deviation, '<=', 4.),
             Claim('ridge.max_rel_err', 'ridge and plain minimum norm: largest relative error of the test loss', '04_ridge', 'ridge',
                   worst(relative_errors), '<=', .03),
             Claim('universality.fails', 'real Hermite features up to degree 4 break Theorem 2: test loss over its prediction, n = 4 p',
                   '06_modular_theory', 'universality', hermite_ratio, '>=', 1.5),
             Claim('fig2.max_abs_err',
-                  'Figure 2’s dashed lines follow from c = 1.15, Ω = 1.57, effective p = 0.85 p: largest error of 12 points', '08_paper_figures', 'fig2', worst(fig2_errors), '<=', .05),
+                  'Figure 2’s dashed lines follow from c = 1.15, Ω = 1.57, effective p = 0.85 p: largest error of 12 points',
+                  '08_paper_figures', 'fig2', worst(fig2_errors), '<=', .05),
             Claim('fig3.max_rel_err', 'Figure 3 follows from the same constants: largest relative error of its end points',
                   '08_paper_figures', 'fig3', worst(fig3_errors), '<=', .05)]
     def holds(design): return group_mean('covered', design=design, constant='Omega')

@@ -63,7 +63,7 @@ def add_theory(
     "The arguments of `modscale predict` and `modscale plan`."
     p = commands.add_parser('predict', help='print the losses that the theory predicts',
                             description='Print, for every combination of n, p and m, the mean losses of Theorem 1, the median and '
-                                        'the 5 and 95 %% quantiles of one run, and the loss of the best ridge '
+                                        'the 5 and 95 % quantiles of one run, and the loss of the best ridge '
                                         '(for K = 1 and fewer than 1e7 parameters).')
     p.add_argument('--n', type=float, nargs='+', required=True, help='training samples, whole')
     p.add_argument('--p', type=float, nargs='+', required=True, help='parameters, counted: whole')
