@@ -15,7 +15,7 @@ import pandas as pd
 from .pinv import single
 from .spectrum import eigenvalues, head_trace, tail_trace
 from .symbols import check, real_above, whole
-from .theory import compare, mean_losses, min_norm_losses, named_spectrum, plot_theorem1, predict_loss, theorem1
+from .theory import compare, mean_losses, min_norm_losses, named_spectrum, plot_theorem1, predict_loss, scalar, theorem1
 
 # %% ../nbs/06_modular_theory.ipynb #06-006
 def effective_rho(
@@ -86,7 +86,7 @@ def simulate_theorem2(
     n, k, K, q, d, trials = (single(s, v, 1 + (s == 'trials')) for s, v in dict(n=n, k=k, K=K, q=q, d=d, trials=trials).items())
     lam, = check(spectrum=spectrum)
     if lam.ndim != 1 or len(lam) < q: raise ValueError(f'spectrum must be a vector of at least q = {q} values, got spectrum={spectrum!r}')
-    effective_rho(np.ones(max(q, np.size(rho))), rho), check(noise=noise)
+    effective_rho(np.ones(max(q, np.size(rho))), rho), scalar('noise', noise)
     if np.size(rho) not in (1, q): raise ValueError(f'rho must be one number or q = {q} of them, got rho={rho!r}')
     rng, losses, both, rho = np.random.default_rng(seed), [], min(k, K), np.asarray(rho, float)
     chunk = max(1, 2_000_000//(n*d*(K*q + k*len(lam))))
@@ -104,7 +104,8 @@ def simulate_theorem2(
 THEOREM2_GRID = tuple((*setting, name) for setting in (
     (60, 3, 3, 10, 1, 1.), (60, 4, 2, 15, 1, 1.), (60, 2, 4, 10, 1, 1.), (30, 3, 3, 10, 3, 1.), (60, 3, 3, 10, 1, .8),
     (60, 3, 3, 10, 1, .3), (60, 3, 3, 10, 1, 0.), (20, 4, 4, 10, 1, 1.), (20, 4, 4, 10, 1, .8),
-    (20, 6, 3, 20, 1, 1.), (20, 3, 6, 10, 1, .8), *((n, 3, 3, 10, 1, tuple(r**i for i in range(1, 11))) for n in (80, 15) for r in (.9, .5)))
+    (20, 6, 3, 20, 1, 1.), (20, 3, 6, 10, 1, .8),
+    *((n, 3, 3, 10, 1, tuple(r**i for i in range(1, 11))) for n in (80, 15) for r in (.9, .5)))
     for name in ('isotropic', 'power'))
 
 def theorem2_table(
@@ -188,7 +189,7 @@ def predict_directions(
     """Theorem 2 for arbitrary directions, b = 1 and one output; exact for Gaussian features with the covariance of Hermite features.
 
     p is the number of linearly independent features (06_modular_theory, step 7). Raises `ValueError` by argument name."""
-    (lam, noise), q = check(spectrum=spectrum, noise=noise), single('q', q)
+    (lam,), noise, q = check(spectrum=spectrum), scalar('noise', noise), single('q', q)
     if lam.ndim != 1 or len(lam) < q: raise ValueError(f'spectrum must be a vector of at least q = {q} values, got spectrum={spectrum!r}')
     V, p = captured_variance(U, U_hat, lam[:q]), sum(B.shape[1] for B in whiten_degrees(U_hat, q))
     return theorem1(n, p, V, max(0., lam.sum() - V) + noise)                                    # rounding can make the rest −1e-17
@@ -261,9 +262,10 @@ def asymptotic_parameters(
 
     For k = K orthogonal modules, one to one (06_modular_theory, step 11). Infinite samples, not n > A, are assumed.
     Raises `ValueError` by argument name."""
-    (lam, noise), q, k = check(spectrum=spectrum, noise=noise), single('q', q), single('k', k)
+    (lam,), q, k = check(spectrum=spectrum), single('q', q), single('k', k)
     if lam.ndim != 1 or len(lam) < q: raise ValueError(f'spectrum must be a vector of at least {q} values, got spectrum={spectrum!r}')
-    if not 0 <= cosine <= 1: raise ValueError(f'cosine must be in [0, 1], got cosine={cosine!r}')
+    cosine, noise = scalar('cosine', cosine), scalar('noise', noise)
+    if cosine > 1: raise ValueError(f'cosine must be at most 1, got cosine={cosine!r}')
     node, weight = np.polynomial.hermite_e.hermegauss(len(lam) + q + 1)
     weight = weight/weight.sum()
     model = hermite(node[:, None], q)                                                           # along the network's direction
@@ -271,7 +273,7 @@ def asymptotic_parameters(
     residual[:q] -= cosine**np.arange(1, q + 1)[:, None, None]*model
     square = np.einsum('a,aij,i,j->i', lam, residual**2, weight, weight)
     S, M = square.sum(), square @ (model[..., 0]**2).sum(0)
-    if S + noise <= 1e-12*lam.sum(): raise ValueError(f'spectrum must leave a residual, of degree > q or at an angle, got spectrum={spectrum!r}')
+    if S + noise <= 1e-12*lam.sum(): raise ValueError(f'spectrum must leave a residual, by degree > q or angle, got spectrum={spectrum!r}')
     return float(((k - 1)*q*S + M + k*q*noise)/(S + noise))
 
 # %% ../nbs/06_modular_theory.ipynb #06-049

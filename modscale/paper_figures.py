@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAPER_C', 'PAPER_OMEGA', 'PAPER_P_SCALE', 'PAPER_TARGET', 'PAPER_P', 'PAPER_N', 'FIG3', 'FIG2', 'paper_fig3',
-           'fig3_table', 'fig3_errors', 'fig2_table', 'fig2_errors', 'fig1_table', 'plot_fig1', 'plot_fig2',
-           'plot_fig3']
+           'fig3_table', 'fig3_errors', 'fig2_cells', 'fig2_panels', 'fig2_table', 'fig2_errors', 'fig1_table',
+           'plot_fig1', 'plot_fig2', 'plot_fig3']
 
 # %% ../nbs/08_paper_figures.ipynb #08-003
 import numpy as np
@@ -22,9 +22,9 @@ PAPER_P = (97, 241, 385, 1153, 3265, 5377, 16897, 49921, 82945)
 PAPER_N = (100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
 FIG3 = {97: (100, 740), 241: (235, 1630), 385: (365, 2500), 1153: (1050, 6600), 3265: (2900, 17000), 5377: (4750, 26500),
         16897: (14500, 77000), 49921: (43000, 212000), 82945: (72000, 340000)}          # samples at m = 2 and m = 9, by p
-FIG2 = (('m', 2, 'test', .60), ('m', 9, 'test', 2.85), ('m', 2, 'train', .05), ('m', 9, 'train', .43), ('k', 5, 'test', 1.85), ('k', 5, 'train', .25),
-        ('p', 97, 'test', 1.0), ('p', 82945, 'test', 1.15), ('p', 97, 'train', .85), ('n', 100, 'test', 1.2), ('n', 100_000, 'test', .82),
-        ('n', 100_000, 'train', .80))                                                   # panel, position, loss, value of the dashed curve
+FIG2 = (('m', 2, 'test', .60), ('m', 9, 'test', 2.85), ('m', 2, 'train', .05), ('m', 9, 'train', .43), ('k', 5, 'test', 1.85),
+        ('k', 5, 'train', .25), ('p', 97, 'test', 1.0), ('p', 82945, 'test', 1.15), ('p', 97, 'train', .85), ('n', 100, 'test', 1.2),
+        ('n', 100_000, 'test', .82), ('n', 100_000, 'train', .80))                      # panel, position, loss, value of the dashed curve
 
 def paper_fig3() -> pd.DataFrame: # columns p, m, samples
     "End points of the paper's Figure 3."
@@ -45,21 +45,34 @@ def fig3_errors(
     return both.assign(error=both.ours/both.samples - 1)
 
 # %% ../nbs/08_paper_figures.ipynb #08-017
+def fig2_cells(
+    p_scale:float=PAPER_P_SCALE, # effective over counted parameters
+) -> pd.DataFrame: # columns n, p, m, train, test
+    "Expected losses on the grid of the paper's Figure 2: ten n, nine p, m = 2..9."
+    n, p, m = (a.ravel() for a in np.meshgrid(PAPER_N, PAPER_P, np.arange(2, 10), indexing='ij'))
+    train, test = predict_loss(n, p_scale*p, m, PAPER_OMEGA, PAPER_C)
+    return pd.DataFrame(dict(n=n, p=p, m=m, train=train, test=test))
+
+# %% ../nbs/08_paper_figures.ipynb #08-0171
+def fig2_panels(
+    cells:pd.DataFrame, # columns n, p, m, and losses; from `fig2_cells`
+) -> pd.DataFrame: # columns panel, x, and the losses' means
+    "Plain means of losses over the cells of each point of the four panels of Figure 2."
+    losses, wide = [c for c in cells if c not in ('n', 'p', 'm')], cells[cells.m >= 5]
+    panels = dict(m=cells, p=wide[wide.n == 1000], n=wide[wide.p == 1153])
+    rows = [part.groupby(name)[losses].mean().rename_axis('x').reset_index().assign(panel=name) for name, part in panels.items()]
+    flat = pd.DataFrame(dict(x=np.arange(2, 10), panel='k')).assign(**cells[losses].mean())
+    return pd.concat([*rows, flat], ignore_index=True)[['panel', 'x', *losses]]
+
+# %% ../nbs/08_paper_figures.ipynb #08-0172
 def fig2_table(
     p_scale:float=PAPER_P_SCALE, # effective over counted parameters
 ) -> pd.DataFrame: # columns panel, x, train, test (means of expected losses), median (mean over cells of one run's median test loss)
     "Predicted losses in the four panels of the paper's Figure 2."
-    n, p, m = (a.ravel() for a in np.meshgrid(PAPER_N, PAPER_P, np.arange(2, 10), indexing='ij'))
-    size = p_scale*p
-    train, test = predict_loss(n, size, m, PAPER_OMEGA, PAPER_C)
-    median = loss_quantile(.5, n, size, head_trace(size, m, PAPER_OMEGA, PAPER_C), tail_trace(size, m, PAPER_OMEGA, PAPER_C))
-    cells = pd.DataFrame(dict(n=n, p=p, m=m, train=train, test=test, median=median))
-    wide = cells[cells.m >= 5]
-    panels = dict(m=cells, p=wide[wide.n == 1000], n=wide[wide.p == 1153])
-    losses = ['train', 'test', 'median']
-    rows = [part.groupby(name)[losses].mean().rename_axis('x').reset_index().assign(panel=name) for name, part in panels.items()]
-    flat = pd.DataFrame(dict(x=np.arange(2, 10), panel='k')).assign(**cells[losses].mean())
-    return pd.concat([*rows, flat], ignore_index=True)[['panel', 'x', *losses]]
+    cells = fig2_cells(p_scale)
+    size = p_scale*cells.p.to_numpy()
+    T1, T2 = (trace(size, cells.m.to_numpy(), PAPER_OMEGA, PAPER_C) for trace in (head_trace, tail_trace))
+    return fig2_panels(cells.assign(median=loss_quantile(.5, cells.n.to_numpy(), size, T1, T2)))
 
 # %% ../nbs/08_paper_figures.ipynb #08-018
 def fig2_errors(
@@ -77,7 +90,8 @@ def fig1_table(
 ) -> pd.DataFrame: # columns m, monolithic, modular: samples at the best number of parameters
     "Fewest samples for a loss, monolithic and modular with aligned modules (statement of the paper's Figure 1)."
     m = np.array(dims)
-    return pd.DataFrame(dict(m=m, monolithic=cheapest_samples(target, m, PAPER_OMEGA)[0], modular=cheapest_samples(target, 1, PAPER_OMEGA, K=m)[0]))
+    monolithic, modular = cheapest_samples(target, m, PAPER_OMEGA)[0], cheapest_samples(target, 1, PAPER_OMEGA, K=m)[0]
+    return pd.DataFrame(dict(m=m, monolithic=monolithic, modular=modular))
 
 # %% ../nbs/08_paper_figures.ipynb #08-028
 def plot_fig1(

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FIT_COLUMNS', 'DESIGNS', 'Crossings', 'sample_complexity', 'wide_loss', 'wide_p', 'optimal_p', 'cheapest_samples',
-           'read_losses', 'log_student', 'row_scores', 'SpectrumFit', 'best_theta', 'estimate_covariance',
-           'fit_spectrum', 'synthetic_losses', 'coverage_study', 'summarise_coverage', 'plan', 'predict', 'plot_plan',
-           'plot_coverage', 'plot_prediction']
+           'read_cells', 'read_losses', 'log_student', 'row_scores', 'SpectrumFit', 'best_theta', 'estimate_covariance',
+           'one_real', 'fit_spectrum', 'synthetic_losses', 'coverage_study', 'summarise_coverage', 'plan', 'predict',
+           'plot_plan', 'plot_coverage', 'plot_prediction']
 
 # %% ../nbs/07_planner.ipynb #07-003
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from .pinv import pinv_norm, single
 from .ridge import optimal_ridge, predict_ridge_loss
 from .spectrum import head_trace, tail_trace
 from .symbols import check, choice, real_above
-from .theory import theorem1
+from .theory import scalar, theorem1
 
 # %% ../nbs/07_planner.ipynb #07-005
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ def sample_complexity(
     noise=0., # variance of the label noise, part of the test loss, broadcasts
     K=1, # aligned modules of the network, broadcasts
 ) -> Crossings: # of the broadcast shape
-    "All sample sizes at which Theorem 1 (whitened minimum norm) crosses a test loss (07_planner, step 1). Raises `ValueError` by argument name."
+    "All n at which Theorem 1 (whitened minimum norm) crosses a test loss (07_planner, step 1). Raises `ValueError` by argument name."
     (L, d, noise, K), p = check(target=target, d=d, noise=noise, K=K), real_above('p', p, 0)
+    if np.any(K > p): raise ValueError(f'p must be at least the number of modules, got p={p.tolist()!r} and K={K.tolist()!r}')
     T1, v = head_trace(p/K, m, Omega, c), tail_trace(p/K, m, Omega, c) + noise
-    if np.any(K > p): raise ValueError(f'K must be at most p, got K={K!r}')
     p, L, T1, v, d = np.broadcast_arrays(p, L/d, T1, v, d)
     a, half = p - 1, (T1 + T1*(p - 1)/p - L)/2                   # T₁/p N² − 2 half N + a (T₁ + v − L) = 0
     root = half**2 - T1/p*a*(T1 + v - L)
@@ -96,7 +96,9 @@ def optimal_p(
     noise=0., # variance of the label noise, broadcasts
     K=1, # aligned modules of the network, broadcasts
 ) -> tuple[np.ndarray, np.ndarray]: # whole number of (effective) parameters, 0 to predict zero, and the test loss
-    "Parameters of the lowest expected test loss by Theorem 1, on either side of the peak (07_planner, step 3). Raises `ValueError` by argument name."
+    """Parameters of the lowest expected test loss by Theorem 1, on either side of the peak (07_planner, step 3).
+
+    Beyond the peak the search ends at p = 10⁴ (N + K), where the loss is flat. Raises `ValueError` by argument name."""
     m, Omega, c, d, noise, K = np.broadcast_arrays(*check(m=m, Omega=Omega, c=c, d=d, noise=noise, K=K))
     N, m, Omega, c, d, noise, K = np.broadcast_arrays(d*real_above('n', n, 0), m, Omega, c, d, noise, K)
     eps = Omega**-m.astype(float)
@@ -123,7 +125,7 @@ def cheapest_samples(
     d=1, # outputs, broadcasts
     noise=0., # variance of the label noise, broadcasts
     K=1, # aligned modules of the network, broadcasts
-) -> tuple[np.ndarray, np.ndarray]: # samples beyond the peak, and the parameters that need them; infinite if there are none or more than 10¹⁵⁰
+) -> tuple[np.ndarray, np.ndarray]: # samples beyond the peak, and the parameters that need them; infinite: none below 10¹⁵⁰
     """Fewest samples beyond the peak, n > p + 1, at which some p has the target loss (07_planner, step 4).
 
     A mild target can be met with fewer by a wide network, p > n. Raises `ValueError` by argument name."""
@@ -145,27 +147,37 @@ def cheapest_samples(
 # %% ../nbs/07_planner.ipynb #07-024
 FIT_COLUMNS = ('n', 'p', 'm', 'train_loss', 'test_loss')
 
+def read_cells(
+    path:str|Path, # a CSV file with a header
+) -> pd.DataFrame: # its cells as text, under the names in its first line, also when a name is there twice
+    "Read a CSV file without guessing types or names. Raises `ValueError` for what is no table, `OSError` for a file that cannot be read."
+    try: cells = pd.read_csv(path, header=None, dtype=str, skipinitialspace=True, compression=None)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e:
+        raise ValueError(f'table must be a CSV file with a header, got table={str(path)!r} ({e})') from e
+    return cells[1:].reset_index(drop=True).set_axis(cells.iloc[0].str.strip().tolist(), axis=1)
+
+# %% ../nbs/07_planner.ipynb #07-0241
 def read_losses(
     table:pd.DataFrame|str|Path, # measured losses of single runs, or a CSV file of them
 ) -> pd.DataFrame: # columns FIT_COLUMNS
-    """Read and check a table of measured losses: n, p, m, train_loss, test_loss (one output; for d outputs give losses over d, and n times d).
+    """Read and check a table of measured losses: n, p, m, train_loss, test_loss (one output; for d outputs losses over d, n times d).
 
-    Raises `ValueError` that names a missing column, the first bad row, or too few rows; `OSError` for a file that cannot be read."""
-    if not isinstance(table, pd.DataFrame):
-        try: table = pd.read_csv(table, compression=None)
-        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e:
-            raise ValueError(f'table must be a CSV file with a header, got table={str(table)!r} ({e})') from e
-    missing = [c for c in FIT_COLUMNS if c not in table]
-    if missing:
-        raise ValueError(f'table must have the columns {", ".join(FIT_COLUMNS)}; {", ".join(missing)} missing, got table columns={list(table)}')
-    rows = table[list(FIT_COLUMNS)].apply(pd.to_numeric, errors='coerce').astype(float)
+    n and p may be real, for effective numbers. Raises `ValueError` that names a missing or repeated column, the first bad row, or too few
+    rows; `OSError` for a file that cannot be read."""
+    if not isinstance(table, pd.DataFrame): table = read_cells(table)
+    names = list(table.columns)
+    wrong = [f'{c} {"missing" if c not in names else "there more than once"}' for c in FIT_COLUMNS if names.count(c) != 1]
+    if wrong: raise ValueError(f'table must have the columns {", ".join(FIT_COLUMNS)}; {", ".join(wrong)}, got table columns={names}')
+    cells = table[list(FIT_COLUMNS)]
+    rows = cells.apply(pd.to_numeric, errors='coerce').astype(float)
+    numbers = ~cells.map(lambda v: isinstance(v, (bool, np.bool_))).any(axis=1)                              # True is not 1
     sizes = rows[['n', 'p']].ge(1).all(axis=1) & rows[['n', 'p']].le(1e15).all(axis=1) & rows.m.between(0, 300) & (rows.m % 1 == 0)
-    good = (sizes & rows.test_loss.between(1e-100, 1e100) & rows.train_loss.between(0, 1e100)).to_numpy()
+    good = (numbers & sizes & rows.test_loss.between(1e-100, 1e100) & rows.train_loss.between(0, 1e100)).to_numpy()
     if not good.all():
         at = int(np.argmin(good))
         raise ValueError('table must hold n and p from 1 to 1e15, whole m up to 300, positive test_loss and train_loss >= 0 up to 1e100; '
-                         f'got table row {at} (from 0): {table.iloc[at][list(FIT_COLUMNS)].to_dict()}')
-    if len(rows) < 5: raise ValueError(f'table must have at least 5 rows (three constants and their errors), got table of length={len(rows)}')
+                         f'got table row {at} (from 0): {cells.iloc[at].to_dict()}')
+    if len(rows) < 5: raise ValueError(f'table must have at least 5 rows (three constants, their errors), got table of length={len(rows)}')
     return rows.reset_index(drop=True)
 
 # %% ../nbs/07_planner.ipynb #07-025
@@ -182,6 +194,7 @@ def row_scores(
     rows:pd.DataFrame, # from `read_losses`
     K:int=1, # aligned modules of the networks
     noise:float=0., # variance of the label noise
+    least:float=.5, # k = N − αp of a training loss is held at this from below
 ) -> np.ndarray: # score of each row
     "Robust log likelihood of each run (07_planner, step 5)."
     c, growth, scale, tau, tau_train = np.exp(theta)
@@ -190,7 +203,7 @@ def row_scores(
     spread1, spread2 = (2*s/K/t**2 for s, t in zip(square_traces(p/K, m, 1 + growth, c, terms=20), (T1, T2)))
     mean, var = log_loss_moments(n, p, T1, T2, spread1, spread2, nodes=5)
     scores = log_student(np.log(rows.test_loss.to_numpy()) - mean, np.sqrt(var + tau**2))
-    train, k = rows.train_loss.to_numpy(), np.maximum(n - p, .5)
+    train, k = rows.train_loss.to_numpy(), np.maximum(n - p, least)
     used = train > 1e-9*np.median(rows.test_loss)
     deviation = np.log(np.where(used, train, 1.)) - np.log(2*T2/n) - special.psi(k/2)
     return scores + np.where(used, log_student(deviation, np.sqrt(special.polygamma(1, k/2) + spread2 + tau_train**2)), 0.)
@@ -215,7 +228,9 @@ class SpectrumFit:
         "Draws from the normal approximation of the estimate, on the log scale."
         center = np.log([self.c, self.Omega - 1, self.p_scale])
         logs = np.random.default_rng(rng).multivariate_normal(center, self.covariance, size, check_valid='ignore').T
-        return dict(c=np.exp(logs[0]), Omega=1 + np.exp(np.clip(logs[1], -30, 30)), p_scale=np.exp(logs[2]))
+        limits = np.array([[230], [30], [30]])                                  # a table may leave c open by any factor
+        c, growth, p_scale = np.exp(np.clip(logs, -limits, limits))
+        return dict(c=c, Omega=1 + growth, p_scale=p_scale)
 
     def predict(self, n, p, m) -> tuple[np.ndarray, np.ndarray]: # train and test loss
         "Expected losses by Theorem 1 at counted parameters p."
@@ -280,6 +295,18 @@ def estimate_covariance(
     covariance[np.ix_(free, free)] = left_out*np.outer(larger, larger)
     return covariance
 
+# %% ../nbs/07_planner.ipynb #07-0301
+def one_real(
+    name:str, # the argument's name, for the error
+    value, # what was given
+    low:float=1e-100, # the smallest value allowed
+    high:float=1e100, # the largest
+) -> float: # `value`
+    "Check that `value` is one number in a range that leaves room for products; raises `ValueError` naming `name` and `value`."
+    a = real_above(name, value, low, strict=False)
+    if a.ndim or a > high: raise ValueError(f'{name} must be a single number of at most {high:g}, got {name}={value!r}')
+    return float(a)
+
 # %% ../nbs/07_planner.ipynb #07-031
 def fit_spectrum(
     table:pd.DataFrame|str|Path, # measured losses, columns n, p, m, train_loss, test_loss; or a CSV file of them
@@ -292,9 +319,10 @@ def fit_spectrum(
 
     Raises `ValueError` for a bad table or argument. What the table does not determine gets an infinite interval and a note."""
     rows = read_losses(table)
-    if p_scale is not None: real_above('p_scale', p_scale, 0)
-    if not 0 < level < 1: raise ValueError(f'level must be between 0 and 1, got level={level!r}')
-    K, noise, notes = single('K', K), float(check(noise=noise)[0]), []
+    if p_scale is not None: p_scale = one_real('p_scale', p_scale)
+    level, K, noise, notes = one_real('level', level), single('K', K), scalar('noise', noise), []
+    if level >= 1: raise ValueError(f'level must be between 0 and 1, got level={level!r}')
+    if K > rows.p.min(): raise ValueError(f'K must be at most the smallest p of the table, {rows.p.min():g}, got K={K!r}')
     with np.errstate(all='ignore'):
         theta, free, at_bound = best_theta(rows, p_scale, K, noise)
         few = len(rows[['n', 'p', 'm']].drop_duplicates()) < len(free) or not rows.m.any()
@@ -308,7 +336,8 @@ def fit_spectrum(
     if np.exp(theta[3]) > .1: notes.append(f'losses scatter by a factor of {np.exp(np.exp(theta[3])):.2f} beyond the theory')
     names, shift = ('c', 'Omega', 'p_scale'), np.array([0, 1, 0])
     intervals = {name: (float(a), float(b)) for name, a, b in zip(names, low + shift, high + shift)}
-    return SpectrumFit(*(np.exp(theta[:3]) + shift).tolist(), intervals, float(np.exp(theta[3])), covariance, len(rows), level, tuple(notes), K, noise)
+    found, spread = (np.exp(theta[:3]) + shift).tolist(), float(np.exp(theta[3]))
+    return SpectrumFit(*found, intervals, spread, covariance, len(rows), level, tuple(notes), K, noise)
 
 # %% ../nbs/07_planner.ipynb #07-032
 def synthetic_losses(
@@ -347,8 +376,8 @@ def coverage_study(
         if design == 'random': truth = dict(Omega=rng.uniform(1.3, 2.2), c=rng.uniform(.5, 2), p_scale=rng.uniform(.6, 1))
         extra = {k: v*truth['c'] if k == 'cap' else v for k, v in DESIGNS[design].items()}
         fit = fit_spectrum(synthetic_losses(**truth, seed=[draw, 2], **extra))
-        return [dict(design=design, draw=draw, constant=name, truth=value, estimate=getattr(fit, name), low=low, high=high, covered=low <= value <= high)
-                for name, value in truth.items() for low, high in [fit.intervals[name]]]
+        return [dict(design=design, draw=draw, constant=name, truth=value, estimate=getattr(fit, name), low=low, high=high,
+                     covered=low <= value <= high) for name, value in truth.items() for low, high in [fit.intervals[name]]]
     found = Parallel(n_jobs=jobs)(delayed(one)(draw) for draw in range(seed, seed + single('draws', draws)))
     return pd.DataFrame([row for rows in found for row in rows])
 
@@ -376,14 +405,18 @@ def plan(
 
     `p` counts as in the fitted table; `best` marks rows with the number of parameters that needs the fewest samples.
     Raises `ValueError` by argument name."""
-    target, draws, more = float(check(target=target)[0]), single('draws', draws, 20), dict(K=fit.K, noise=fit.noise)
-    m, p, levels = np.atleast_1d(check(m=m)[0]), np.atleast_1d(np.asarray(p, dtype=float)), ((1 - fit.level)/2, (1 + fit.level)/2)
+    target, draws, more = one_real('target', target), single('draws', draws, 20), dict(K=fit.K, noise=fit.noise)
+    m, levels = np.atleast_1d(check(m=m)[0]), ((1 - fit.level)/2, (1 + fit.level)/2)
+    p = np.atleast_1d(real_above('p', p, 0) if np.size(p) else np.array([]))
+    if ((fit.p_scale*p < fit.K) | (p > 1e15)).any():
+        raise ValueError(f'p must give K = {fit.K} to 1e15 parameters after p_scale = {fit.p_scale:.4g}, got p={p.tolist()!r}')
     many = fit.draw(draws, seed) if np.isfinite(fit.covariance).all() else None
     def interval(samples): return np.quantile(samples(many), levels, method='inverted_cdf') if many else (0., np.inf)
     rows, center = [], dict(c=fit.c, Omega=fit.Omega, p_scale=fit.p_scale)
     for dim in m:
         for count in p:
-            def cross(v): return sample_complexity(target, np.maximum(v['p_scale']*count, fit.K), dim, v['Omega'], v['c'], **more)
+            def cross(v):                                                                       # K: a draw of p_scale may fall short of it
+                return sample_complexity(target, np.maximum(v['p_scale']*count, fit.K), dim, v['Omega'], v['c'], **more)
             here = cross(center)
             low, high = interval(lambda v: cross(v).last)
             crossings = dict(first=float(here.first), rise=float(here.rise), last=float(here.last))
@@ -392,7 +425,8 @@ def plan(
         samples, count = fewest(center)
         low, high = interval(lambda v: fewest(v)[0])
         crossings = dict(first=np.nan, rise=np.nan, last=float(samples))
-        rows.append(dict(m=dim, p=float(count)/fit.p_scale, best=True, reachable=np.isfinite(samples), **crossings, last_low=low, last_high=high))
+        reach = dict(best=True, reachable=np.isfinite(samples))
+        rows.append(dict(m=dim, p=float(count)/fit.p_scale, **reach, **crossings, last_low=low, last_high=high))
     return pd.DataFrame(rows)
 
 # %% ../nbs/07_planner.ipynb #07-049
@@ -410,15 +444,23 @@ def predict(
 ) -> pd.DataFrame: # a row for each combination
     """Predicted losses; columns n, p, m, F, train, test, median, low, high, best_ridge (07_planner, step 9).
 
-    `low` and `high` are the 5 and 95 % quantiles of one run's test loss. Raises `ValueError` by argument name."""
+    `low` and `high` are the 5 and 95 % quantiles of one run's test loss; `best_ridge` is NaN where it is not computed (K > 1, p of 10⁷ and
+    more, eigenvalues too small, or where its expansion fails). n and p may be real, for effective numbers, up to 10¹⁵.
+    Raises `ValueError` by argument name."""
     n, p, m = (a.ravel() for a in np.meshgrid(real_above('n', n, 0), real_above('p', p, 0), check(m=m)[0], indexing='ij'))
-    (noise, K), size, d = check(noise=noise, K=K), real_above('p_scale', p_scale, 0)*p, single('d', d)
-    if np.any(K > size): raise ValueError(f'K must be at most the effective number of parameters, got K={K!r}')
+    check(Omega=Omega)
+    Omega, c, p_scale = (one_real(name, value) for name, value in dict(Omega=Omega, c=c, p_scale=p_scale).items())
+    noise, K, d, size = one_real('noise', noise, 0), single('K', K), single('d', d), p_scale*p
+    for name, sizes in dict(n=n, p=p, p_scale=size).items():
+        if sizes.max() > 1e15: raise ValueError(f'{name} must leave at most 1e15 samples or parameters, got {name}={sizes.max():g}')
+    if K > size.min(): raise ValueError(f'p must give K parameters after p_scale, got p={p.min():g} with K={K} and p_scale={p_scale:g}')
     T1, T2 = head_trace(size/K, m, Omega, c), tail_trace(size/K, m, Omega, c)
     train, test = theorem1(n, size, T1, T2, d, noise)
     low, median, high = (loss_quantile(q, n, size, T1, T2 + noise, d) for q in (.05, .5, .95))
     rows = pd.DataFrame(dict(n=n, p=p, m=m, F=pinv_norm(d*n, size), train=train, test=test, median=median, low=low, high=high))
-    def best(n, p, m): return float(predict_ridge_loss(n, max(1, round(p)), m, Omega, c, d, noise)[1]) if K == 1 and p < 1e7 and m < 300 else np.nan
+    def best(n, p, m):
+        if K > 1 or p >= 1e7 or m >= 300 or c*Omega**-float(m) < 1e-250: return np.nan
+        return float(predict_ridge_loss(n, max(1, round(p)), m, Omega, c, d, noise)[1])
     return rows.assign(best_ridge=[best(*sizes) for sizes in zip(n, size, m)]) if ridge else rows
 
 # %% ../nbs/07_planner.ipynb #07-056
@@ -440,10 +482,12 @@ def plot_plan(
     left.set(xlabel='fitted test loss', ylabel='measured test loss')
     for i, ((best, p), rows) in enumerate([*table[~table.best].groupby(['best', 'p']), *[((True, 0), table[table.best])]]):
         rows, colour = rows[rows.reachable], 'k' if best else f'C{i}'
-        right.fill_between(rows.m, rows.last_low, np.minimum(rows.last_high, 30*rows['last']), color=colour, alpha=.2, lw=0)    # may be infinite
+        high = np.minimum(rows.last_high, 30*rows['last'])                             # may be infinite
+        right.fill_between(rows.m, rows.last_low, high, color=colour, alpha=.2, lw=0)
         right.plot(rows.m, rows['last'], 'o-', ms=4, color=colour, label='best p' if best else f'p = {p:,.0f}')
-    right.set(yscale='log' if table.reachable.any() else 'linear', xlabel='input dimension m', ylabel=f'samples for a test loss of {target:g}')
-    right.legend(frameon=False, fontsize=8, title=None if table.reachable.any() else 'out of reach')
+    some = table.reachable.any()
+    right.set(yscale='log' if some else 'linear', xlabel='input dimension m', ylabel=f'samples for a test loss of {target:g}')
+    right.legend(frameon=False, fontsize=8, title=None if some else 'out of reach')
     fig.tight_layout()
     return fig
 
@@ -477,7 +521,7 @@ def plot_prediction(
     p, m = np.atleast_1d(p), np.atleast_1d(m)
     low, high = (np.min(n), np.max(n)) if n is not None and np.size(n) > 1 else (max(1, p.min()/30), 300*p.max())
     peaks = p*constants.get('p_scale', 1.)/constants.get('d', 1)
-    sizes = np.unique(np.r_[np.geomspace(low, high, 100), np.outer(peaks, np.linspace(.8, 1.25, 31)).ravel()])
+    sizes = np.unique(np.r_[np.geomspace(low, high, 60), np.outer(peaks, np.linspace(.8, 1.25, 25)).ravel()])
     sizes = sizes[(sizes >= low) & (sizes <= high)]
     fig, ax = plt.subplots(figsize=(6.5, 3.8))
     for i, (count, dim) in enumerate((count, dim) for count in p for dim in m):

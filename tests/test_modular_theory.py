@@ -105,6 +105,8 @@ def test_simulations_repeat_and_depend_on_their_seed():
     ('U_hat', lambda: captured_variance(np.eye(2), np.eye(3), [1])), ('spectrum', lambda: captured_variance(np.eye(2), np.eye(2), [[1]])),
     ('spectrum', lambda: predict_directions(5, np.eye(2), np.eye(2), 3, [1])), ('K', lambda: random_share(3, 2, 1)),
     ('trials', lambda: simulate_hermite(5, np.eye(2), np.eye(2), 1, [1], 1)), ('cosines', lambda: subspace_share([2], 1)),
-    ('cosine', lambda: asymptotic_parameters([1], 1, 1, 2.)), ('spectrum', lambda: asymptotic_parameters([1], 1, 1))])
+    ('cosine', lambda: asymptotic_parameters([1], 1, 1, 2.)), ('cosine', lambda: asymptotic_parameters([1, 1], 1, 1, 'a')),
+    ('noise', lambda: asymptotic_parameters([1, 1], 1, 1, 1., [1, 2])), ('noise', lambda: predict_directions(5, np.eye(2), np.eye(2), 1, [1], [1, 2])),
+    ('noise', lambda: simulate_theorem2(5, 1, 1, 1, [1, 1], noise=[1, 2])), ('spectrum', lambda: asymptotic_parameters([1], 1, 1))])
 def test_bad_input_names_its_argument(name, call):
     with pytest.raises(ValueError, match=rf'\b{name} must .*{name}='): call()
