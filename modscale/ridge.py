@@ -88,8 +88,8 @@ def ridge_loss(
 ) -> tuple[np.ndarray, np.ndarray]: # train and test loss on noisy labels, summed over outputs
     """Expected losses of ridge regression, penalty on the coefficients of features of variance λ (04_ridge).
 
-    For `ridge` = 0 and dn ≥ p exact; else a deterministic equivalent with its correction of order 1/N, good to 5 %, or NaN where the
-    correction is too large: heads that fall like exp(−i) or faster, or a tiny ridge at dn ≈ p. Not as good for 0 < `ridge` < T2/100 with
+    For `ridge` = 0 and dn ≥ p exact; else a deterministic equivalent with its correction of order 1/N, mostly within 5 %, or NaN where
+    the correction is too large: heads that fall like exp(−i) or faster, or a tiny ridge at dn ≈ p. Not as good for 0 < `ridge` < T2/100 with
     |dn − p| < 5 or a steep head (step 8). Ridge μ on whitened features: `head = np.full(p, T1/p)`, `ridge = μ T1/p`. Raises `ValueError` by argument name."""
     n, T2, ridge = real_above('n', n, 0), real_above('T2', T2, 0, strict=False), real_above('ridge', ridge, 0, strict=False)
     head, d, (noise,) = real_above('head', head, 0), single('d', d), check(noise=noise)
@@ -141,7 +141,7 @@ def predict_ridge_loss(
     T2 = tail_trace(p, m, Omega, c)
     if isinstance(ridge, str): ridge = optimal_ridge(T2, noise) if choice('ridge', ridge, ('optimal',)) else None
     head = eigenvalues(np.arange(1, p + 1), m, Omega, c)
-    if not head.all(): raise ValueError(f'Omega must leave eigenvalues that a float can hold, got Omega={Omega!r} with m={m}, c={c!r}')
+    if not head.all(): raise ValueError(f'Omega must be small enough for eigenvalues above zero at m={m} and c={c!r}, got Omega={Omega!r}')
     return ridge_loss(n, head, T2, ridge, d, noise)
 
 # %% ../nbs/04_ridge.ipynb #04-042
