@@ -21,7 +21,7 @@ def eigenvalues(
 
     Raises `ValueError` naming the argument that is outside its domain."""
     m, Omega, c = check(m=m, Omega=Omega, c=c)
-    i = whole('i', i).astype(float)
+    i = whole('i', i, dtype=np.float64)
     eps = Omega ** -m.astype(float)
     return -c * i**-eps * np.expm1(-eps * np.log1p(1/i))
 

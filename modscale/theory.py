@@ -13,7 +13,7 @@ import pandas as pd
 
 from .pinv import pinv_norm, single
 from .spectrum import eigenvalues, head_trace, tail_trace
-from .symbols import check, choice, real_above
+from .symbols import check, choice, real_above, seed_sequence
 
 # %% ../nbs/03_theory.ipynb #03-009
 def theorem1(
@@ -105,9 +105,9 @@ def torch_random(
     seed, # a whole number, or several
     device:str='cpu', # where to draw
 ): # function of sizes to standard normal float64 tensors on `device`
-    "Independent standard normal numbers, the same for the same seed and device."
+    "Independent standard normal numbers, the same for the same seed and device. Raises `ValueError` naming `seed`."
     import torch
-    source = torch.Generator(device).manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+    source = torch.Generator(device).manual_seed(int(seed_sequence('seed', seed).generate_state(1)[0]))
     return lambda *size: torch.randn(size, generator=source, device=device, dtype=torch.float64)
 
 # %% ../nbs/03_theory.ipynb #03-023

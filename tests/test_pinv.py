@@ -1,5 +1,5 @@
 "F(n, p) as properties: domain, limits, exact recurrences, tails, samplers that agree, reports that hold the truth."
-import tracemalloc
+import math, tracemalloc
 from fractions import Fraction
 import numpy as np
 import pytest
@@ -77,6 +77,12 @@ def test_the_tail_is_a_falling_power(n, p, t):
     assert a == (abs(n - p) + 1)/2 and pinv_tail_law(p, n) == (a, log_C) and 0 <= tail <= 1 and pinv_norm_tail(2*t, n, p) <= tail
     assert tail == (1 if log_C > a*np.log(t) else pytest.approx(np.exp(log_C - a*np.log(t))))
 
+@fixed
+@given(r=st.integers(1, 10**15), a=st.integers(1, 30))
+def test_the_constant_of_the_tail_keeps_its_digits(r, a):
+    exact = sum(math.log(r + 2*i) for i in range(a)) - math.lgamma(2*a + 1)                      # whole a: a product and a factorial
+    assert float(pinv_tail_law(r, r + 2*a - 1)[1]) == pytest.approx(exact, rel=1e-11, abs=1e-11)
+
 def test_there_is_no_mean_where_none_can_be_trusted():
     table = simulate_pinv_norm([(20, 20), (20, 23), (20, 24), (20, 40)], size=50)
     assert table['mean'].isna().tolist() == table.se.isna().tolist() == table.dev_se.isna().tolist() == [True, True, False, False]
@@ -95,6 +101,7 @@ def test_intervals_enclose_their_quantile(count, q, seed):
 
 @pytest.mark.parametrize('name, call', [
     ('p', lambda: pinv_norm(5, np.nan)), ('n', lambda: pinv_norm_var(0, 5)), ('size', lambda: sample_pinv_norm(5, 5, 2.5)),
-    ('n', lambda: sample_pinv_norm([5, 6], 5, 2)), ('t', lambda: pinv_norm_tail(-1, 5, 5)), ('size', lambda: estimate_pinv_norm(5, 5, 1))])
+    ('n', lambda: sample_pinv_norm([5, 6], 5, 2)), ('rng', lambda: sample_pinv_norm(5, 5, 2, 'a')), ('n', lambda: pinv_norm(True, 5)), ('p', lambda: pinv_norm(5, '5')),
+    ('t', lambda: pinv_norm_tail(-1, 5, 5)), ('size', lambda: estimate_pinv_norm(5, 5, 1))])
 def test_bad_input_names_its_argument(name, call):
     with pytest.raises(ValueError, match=rf'\b{name} must be .*{name}='): call()

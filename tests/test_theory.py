@@ -2,7 +2,10 @@
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings, strategies as st
+from modscale.loss_law import loss_cdf, loss_quantile, loss_sf, sample_losses, sample_study, square_traces
+from modscale.ridge import predict_ridge_loss, ridge_loss
 from modscale.spectrum import effective_dimension, eigenvalues, head_trace, tail_trace
+from modscale.symbols import real_above, whole
 from modscale.theory import predict_loss, simulate_theorem1, theorem1, theorem1_table
 
 fixed = settings(derandomize=True, deadline=None, max_examples=60)
@@ -61,6 +64,46 @@ def test_few_parameters_learn_nothing(n, p, m, Omega):
     train, test = predict_loss(n, 1e-9, m, Omega)                                 # p → 0
     assert float(train) == pytest.approx(1, rel=1e-6) and float(test) == pytest.approx(1, rel=1e-6)
 
+# the law of one run
+@settings(fixed, max_examples=40)
+@given(N=st.integers(1, 300), more=st.integers(1, 300), ratio=st.floats(1e-6, 100), level=st.floats(1, 12))
+def test_the_tail_of_a_sum_lies_between_its_parts(N, more, ratio, level):
+    u = 10**-level                                                                # both terms are positive, and a union bound
+    x, one = (float(loss_quantile(1 - u, N, N + more, T1, ratio)) for T1 in (1, 0))
+    assert one <= x <= float(loss_quantile(1 - u/2, N, N + more, 0, ratio)) + 1
+    assert float(loss_sf(x, N, N + more, 1, ratio)) == pytest.approx(1 - (1 - u), rel=1e-6) and loss_sf(2*x, N, N + more, 1, ratio) < loss_sf(x, N, N + more, 1, ratio)
+
+@pytest.mark.parametrize('N, p, T2', [(3, 4, .041), (19, 20, .002), (40, 90, 1e-3)])
+def test_quantiles_of_the_tail_against_draws(N, p, T2):
+    q, size = np.array([.99, .999, .9999]), 1_000_000
+    above = (sample_losses(N, p, 1., T2, size=size, rng=1)[1] > loss_quantile(q, N, p, 1., T2)[:, None]).mean(1)
+    assert (abs(above - 1 + q) < 4.5*np.sqrt(q*(1 - q)/size)).all()
+
+@fixed
+@given(p=st.floats(1, 1e300), m=dim, Omega=growth)
+def test_squares_of_the_tail_are_positive_and_fall(p, m, Omega):
+    tail, smaller = (float(square_traces(v, m, Omega)[1]) for v in (p, 2*p))
+    assert tail > smaller or tail < 1e-300
+    assert np.isfinite(sample_study(5, min(p, 1e305), m, Omega)).all()
+
+# ridge
+@fixed
+@given(p=st.integers(3, 40), less=st.integers(1, 39), rate=st.floats(0, 4))
+def test_a_plain_norm_has_a_loss_above_its_noise_or_none(p, less, rate):
+    n = max(1, p - less)
+    lam = np.exp(-rate*np.arange(p))
+    train, test = ridge_loss(n, lam, .1)
+    assert train == 0 and (np.isnan(test) or test > .1) and (test == np.inf) == (p - n <= 1)
+    if rate > 1.5 and p - n > 1 and n > 3: assert np.isnan(test)                  # nothing but the first few features is ever seen
+    if rate == 0: assert ridge_loss(n, lam, 0.)[1] == pytest.approx(float(theorem1(n, p, p, 0)[1]))
+
+# what is a number
+@pytest.mark.parametrize('value', [True, '5', [True, False], ['5'], None, 1j, 1e20, 2**63, 10**400, float('nan')])
+def test_what_is_no_whole_number(value):
+    with pytest.raises(ValueError, match='^x must be .* got x='): whole('x', value)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        with pytest.raises(ValueError, match='^x must be .* got x='): real_above('x', value, 0)
+
 # simulations
 def test_the_table_agrees_with_the_theory_at_sizes_outside_the_grid():
     table = theorem1_table([(25, 10, 1, .1, 'power'), (6, 40, 2, 0., 'isotropic')], trials=300, seed=1)
@@ -75,7 +118,9 @@ def test_simulations_repeat_and_depend_on_their_seed():
     ('Omega', lambda: tail_trace(5, 2, 1)), ('c', lambda: tail_trace(5, 2, 1.5, 0)), ('spectrum', lambda: effective_dimension([[1]])),
     ('T1', lambda: theorem1(5, 5, -1, 1)), ('T2', lambda: theorem1(5, 5, 1, np.inf)),
     ('d', lambda: theorem1(5, 5, 1, 1, 0)), ('noise', lambda: theorem1(5, 5, 1, 1, noise=-1)), ('noise', lambda: predict_loss(5, 5, 2, 1.5, noise=np.nan)),
-    ('spectrum', lambda: simulate_theorem1(5, 5, [1, 1])), ('trials', lambda: simulate_theorem1(5, 1, [1], trials=1)),
+    ('x', lambda: loss_cdf('a', 5, 9, 1, 1)), ('x', lambda: loss_cdf(np.nan, 5, 9, 1, 1)), ('rng', lambda: sample_losses(5, 5, 1, 1, rng='a')),
+    ('n', lambda: theorem1(True, 5, 1, 1)), ('p', lambda: theorem1(5, '5', 1, 1)), ('Omega', lambda: predict_ridge_loss(5, 5, 2, 1e300)),
+    ('seed', lambda: simulate_theorem1(5, 1, [1], seed='a')), ('spectrum', lambda: simulate_theorem1(5, 5, [1, 1])), ('trials', lambda: simulate_theorem1(5, 1, [1], trials=1)),
     ('ridge', lambda: simulate_theorem1(5, 1, [1], ridge=-1)), ('name', lambda: theorem1_table([(5, 5, 1, 0., 'flat')], 2))])
 def test_bad_input_names_its_argument(name, call):
     with pytest.raises(ValueError, match=rf'\b{name} must be .*{name}='): call()
