@@ -49,8 +49,8 @@ class MLPs(nn.Module):
         whole('width', width), whole('depth', depth)
         sizes, each = [d_in] + [width]*depth + [d_out], G//len(seeds)
         drawn = [torch.Generator().manual_seed(s) for s in seeds]
-        pairs = [(uniform_parameter(drawn, each, o, i, fan_in=i), uniform_parameter(drawn, each, o, 1, fan_in=i)) for i, o in zip(sizes, sizes[1:])]
-        self.weights, self.biases = map(nn.ParameterList, zip(*pairs))
+        def layer(i, o): return [uniform_parameter(drawn, each, o, columns, fan_in=i) for columns in (i, 1)]
+        self.weights, self.biases = map(nn.ParameterList, zip(*map(layer, sizes, sizes[1:])))
 
     def forward(self, z:torch.Tensor) -> torch.Tensor:
         h, last = z.mT, len(self.weights) - 1
@@ -91,14 +91,14 @@ class Backprop:
         return h
 
     def backward(self, z:torch.Tensor, d:torch.Tensor, inputs:bool=False) -> torch.Tensor|None:
-        "Write the gradient of every weight and bias, from that of the outputs, d (G, d_out, B); returns that of the inputs when it is wanted."
+        "Write the gradient of every weight and bias, from that of the outputs, d (G, d_out, B); return that of the inputs if wanted."
         for l in range(len(self.W) - 1, -1, -1):
             torch.sum(d, 2, keepdim=True, out=self.c_grad[l])
-            if l == 0 and z.shape[1] == 1: torch.sum(torch.mul(d, z, out=self.h[0]), 2, keepdim=True, out=self.W_grad[0])     # h₁ has served
+            if l == 0 and z.shape[1] == 1: torch.sum(torch.mul(d, z, out=self.h[0]), 2, keepdim=True, out=self.W_grad[0])
             else: torch.bmm(d, self.h_T[l - 1] if l else z.mT, out=self.W_grad[l])
             if l == 0: return self.W_T[0] @ d if inputs else None
             g = outer_or_product(self.W_T[l], d, self.g[l - 1])
-            d = torch.ops.aten.threshold_backward.grad_input(g, self.h[l - 1], 0, grad_input=g)      # zero where the ReLU was off, in one pass
+            d = torch.ops.aten.threshold_backward.grad_input(g, self.h[l - 1], 0, grad_input=g)      # zero where the ReLU was off
 
 # %% ../nbs/10_nets.ipynb #10-020
 def flatten_parameters(

@@ -120,7 +120,9 @@ def step_flops(
 def budget(
     cell:SineCell # method and sizes
 ) -> tuple[int, int, int]: # training steps, operations of the cell's own alignment, operations of one training step
-    "Training steps of a cell (13_sine, step 1); with `spend='compute'` never fewer than `cell.steps`. The paper's alignment is counted as nothing."
+    """Training steps of a cell; with `spend='compute'` never fewer than `cell.steps` (13_sine, step 1).
+
+    The alignment of the paper's rule is counted as nothing."""
     own = step_flops(cell.m, cell.K, cell.width, cell.depth, cell.batch)
     if cell.method == 'ours' or cell.spend == 'compute':
         align_cost = alignment_flops(min(cell.cut, cell.align_batch), cell.m, 2*(cell.K or cell.k), cell.align_steps)
@@ -179,7 +181,8 @@ def start_projections(
         if c.method == 'modular': return random_projections(1, c.K, c.m, seed=c.seed)[0], None
         if c.method == 'oracle': return torch.as_tensor(np.resize(c.task().U, (c.K, c.m)), dtype=torch.float32)[..., None], None
         data = x[s, :c.cut].cpu().numpy(), y[s, :c.cut, 0].cpu().numpy()
-        found = align(*data, c.K, 'joint' if c.method == 'ours' else 'paper', steps=c.align_steps, batch=c.align_batch, seed=c.seed, device=x.device)
+        rule = 'joint' if c.method == 'ours' else 'paper'
+        found = align(*data, c.K, rule, steps=c.align_steps, batch=c.align_batch, seed=c.seed, device=x.device)
         return torch.as_tensor(found.U)[..., None], found
     U, found = zip(*[start(c, s) for c, s in zip(cells, source.tolist())])
     return torch.stack(U), list(found)
@@ -226,7 +229,8 @@ def run_stack(
     rows = dict(test_loss=mean_loss(net, fresh_x, fresh_y, source, zero, many).tolist(),
                 train_loss=mean_loss(net, x, y, source, zero, torch.minimum(cut, many)).tolist(), validation_loss=done.validation.tolist())
     rows |= dict(p=count_parameters(net), train_steps=steps, best_step=done.best_step.tolist(), train_seconds=done.seconds/len(cells),
-                 align_seconds=[f.seconds if f else 0. for f in found], align_gflop=[budget(c)[1]/1e9 for c in cells], train_gflop=steps*budget(one)[2]/1e9)
+                 align_seconds=[f.seconds if f else 0. for f in found], align_gflop=[budget(c)[1]/1e9 for c in cells],
+                 train_gflop=steps*budget(one)[2]/1e9)
     rows |= kernel_losses(found, dict(kernel_test_loss=lambda s: (fresh_x[source[s]], fresh_y[source[s]])))
     rows |= dict(coverage_start=np.nan, similarity_start=np.nan, coverage_end=np.nan, similarity_end=np.nan)
     if U is not None: rows |= direction_scores(cells, U, 'start') | direction_scores(cells, net.U, 'end')
@@ -251,8 +255,8 @@ def with_kernel(
 ) -> pd.DataFrame: # the same and, for each row of 'ours', one of method 'kernel'
     "Make the kernel's own predictions a method of their own."
     ours = table[table.method == 'ours']
-    kernel = ours.assign(method='kernel', test_loss=ours.kernel_test_loss, train_gflop=0., train_steps=0, train_seconds=0., train_loss=np.nan,
-                         validation_loss=np.nan, coverage_end=np.nan, similarity_end=np.nan)
+    unknown = dict.fromkeys(('train_loss', 'validation_loss', 'coverage_end', 'similarity_end'), np.nan)
+    kernel = ours.assign(method='kernel', test_loss=ours.kernel_test_loss, train_gflop=0., train_steps=0, train_seconds=0., **unknown)
     return pd.concat([table, kernel], ignore_index=True).drop(columns='kernel_test_loss')
 
 # %% ../nbs/13_sine.ipynb #13-038

@@ -43,7 +43,7 @@ def minibatches(
     seed:int=0, # of the draws
     source:torch.Tensor|None=None, # the data set that each network reads, int64, shape (S,); None: its own, T = S
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]: # endless pairs of shapes (S, batch, m), (S, batch, d)
-    "Endless mini-batches, drawn with replacement from the first n[s] samples of each network (11_train, step 2). Raises `ValueError` by argument name."
+    "Endless mini-batches, with replacement from the first n[s] samples of each network (11_train, step 2). Raises `ValueError` by argument name."
     check(n=n.cpu().numpy()), whole('batch', batch)
     if n.max() > x.shape[1]: raise ValueError(f'n must be at most the {x.shape[1]} samples given, got n={n.tolist()}')
     source = torch.arange(len(n)) if source is None else source
@@ -124,7 +124,8 @@ def fit(
     start, batches = time.perf_counter(), iter(batches)
     opt = torch.optim.Adam([flatten_parameters(net)], lr=lr, fused=True)
     x, y = next(batches)
-    gradient, stopping = gradient_of(net, loss, x.shape[1]), EarlyStopping(net, validate or (lambda net: torch.full((net.S,), float('inf'))))
+    gradient = gradient_of(net, loss, x.shape[1])
+    stopping = EarlyStopping(net, validate or (lambda net: torch.full((net.S,), float('inf'))))
     for step in range(1, steps + 1):
         losses = gradient(x, y)
         opt.param_groups[0]['lr'] = lr*(1 + math.cos(math.pi*(step - 1)/steps))/2
