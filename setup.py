@@ -21,7 +21,7 @@ setup(
     keywords=words('keywords'), classifiers=['Programming Language :: Python :: 3'], python_requires='>=' + cfg['min_python'],
     packages=find_packages(include=[cfg['lib_name'], cfg['lib_name'] + '.*']),
     install_requires=words('requirements'),
-    extras_require={'dask': words('dask_requirements'), 'ray': words('ray_requirements'),
+    extras_require={'bench': words('bench_requirements'), 'dask': words('dask_requirements'), 'ray': words('ray_requirements'),
                     'dev': words('dev_requirements') + words('dask_requirements')},          # its tests start a Dask cluster
     entry_points={'console_scripts': words('console_scripts'),
                   'nbdev': [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]},
