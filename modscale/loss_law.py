@@ -264,7 +264,7 @@ def square_traces(
         a, b = (np.take_along_axis(sums, (part + j)[..., None], -1)[..., 0] for j in (0, 1))
         return a + (share - part)*(b - a)
     head = interpolate(np.concatenate([none, squares.cumsum(-1)], -1))
-    tail = interpolate(np.concatenate([squares[..., ::-1].cumsum(-1)[..., ::-1], none], -1))     # from its small end: no difference is taken
+    tail = interpolate(np.concatenate([squares[..., ::-1].cumsum(-1)[..., ::-1], none], -1))     # from its small end: no difference
     return head + np.where(p > terms, rest(terms) - rest(np.maximum(p, terms)), 0.), tail + rest(np.maximum(p, terms))
 
 # %% ../nbs/05_loss_law.ipynb #05-031

@@ -88,9 +88,10 @@ def ridge_loss(
 ) -> tuple[np.ndarray, np.ndarray]: # train and test loss on noisy labels, summed over outputs
     """Expected losses of ridge regression, penalty on the coefficients of features of variance λ (04_ridge).
 
-    For `ridge` = 0 and dn ≥ p exact; else a deterministic equivalent with its correction of order 1/N, mostly within 5 %, or NaN where
-    the correction is too large: heads that fall like exp(−i) or faster, or a tiny ridge at dn ≈ p. Not as good for 0 < `ridge` < T2/100 with
-    |dn − p| < 5 or a steep head (step 8). Ridge μ on whitened features: `head = np.full(p, T1/p)`, `ridge = μ T1/p`. Raises `ValueError` by argument name."""
+    For `ridge` = 0 and dn ≥ p exact; else a deterministic equivalent with its correction of order 1/N, mostly within 5 %. NaN where
+    the correction is too large: heads that fall like exp(−i) or faster, or a tiny ridge at dn ≈ p (step 6). Not as good for
+    0 < `ridge` < T2/100 with |dn − p| < 5 or a steep head (step 8). Ridge μ on whitened features: `head = np.full(p, T1/p)` and
+    `ridge = μ T1/p`. Raises `ValueError` by argument name."""
     n, T2, ridge = real_above('n', n, 0), real_above('T2', T2, 0, strict=False), real_above('ridge', ridge, 0, strict=False)
     head, d, (noise,) = real_above('head', head, 0), single('d', d), check(noise=noise)
     if head.ndim != 1: raise ValueError(f'head must be a vector of eigenvalues, got head={head!r}')

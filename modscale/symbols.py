@@ -32,7 +32,8 @@ def whole(
     a = as_numbers(value)
     if a.size == 0 or not np.all(np.isfinite(a)) or np.any(a != np.floor(a)) or np.any(a < low):
         raise ValueError(f'{name} must be a whole number of at least {low}, got {name}={value!r}')
-    if dtype == np.int64 and a.dtype.kind != 'i' and np.any(a >= 2.**63): raise ValueError(f'{name} must be below 2**63, got {name}={value!r}')
+    if dtype == np.int64 and a.dtype.kind != 'i' and np.any(a >= 2.**63):
+        raise ValueError(f'{name} must be below 2**63, got {name}={value!r}')
     return a.astype(dtype)
 
 # %% ../nbs/00_symbols.ipynb #00-009
@@ -67,7 +68,8 @@ def seed_sequence(
 ) -> np.random.SeedSequence: # of this seed
     "The seed as NumPy wants it; raises `ValueError` naming `name` and `value`."
     try: return np.random.SeedSequence(value)
-    except (TypeError, ValueError): raise ValueError(f'{name} must be a seed, a whole number >= 0 or several; got {name}={value!r}') from None
+    except (TypeError, ValueError):
+        raise ValueError(f'{name} must be a seed, a whole number >= 0 or several; got {name}={value!r}') from None
 
 # %% ../nbs/00_symbols.ipynb #00-0133
 def generator(

@@ -131,11 +131,6 @@ def test_a_plan_holds_the_fitted_loss(fit):
     assert fit.predict(at['last'], 385, 2)[1] == pytest.approx(.5, rel=1e-6) and at.last_low <= at['last'] <= at.last_high
     assert np.isinf(table['last'][table.m == 30]).all()
 
-def test_a_plan_checks_what_it_is_asked(fit):
-    for name, call in (('p', lambda: plan(fit, .5, 3, p=[-1])), ('p', lambda: plan(fit, .5, 3, p=0)), ('p', lambda: plan(fit, .5, 3, p='a')),
-                       ('p', lambda: plan(fit, .5, 3, p=.5)), ('target', lambda: plan(fit, [.5, .4], 3)), ('target', lambda: plan(fit, 1e200, 3))):
-        with pytest.raises(ValueError, match=rf'\b{name} must .*{name}='): call()
-
 def test_figures_2_and_3():
     assert fig2_errors(fig2_table()).error.abs().max() < .05 and fig3_errors(fig3_table()).error.abs().max() < .05
     table = fig3_table().pivot(index='p', columns='m', values='samples').to_numpy()
@@ -149,42 +144,22 @@ def test_predict_and_plan_commands(run_cli, losses, tmp_path):
     assert done['fit']['Omega']['low'] < 1.4 < done['fit']['Omega']['high'] and len(done['plan']) == 4 and (tmp_path/'b.svg').exists()
     assert 'never' not in run_cli('plan', 'losses.csv', '--target', .5, '--m', 2, '--p', 385).stdout
 
-TEXT = 'n,p,m,train_loss,test_loss\n' + '100,97,2,.1,.2\n'*6
-TABLES = dict(twice=TEXT.replace('train_loss', 'n', 1), truth=TEXT.replace('100', 'True', 1), half=TEXT.replace('100', '100.5'), empty='',
-              header='n,p,m,train_loss,test_loss\n', one='n,p,m,train_loss,test_loss\n100,97,2,.1,.2\n',
-              missing='n,p,m,train_loss\n' + '100,97,2,.1\n'*6, words='n,p,m,train_loss,test_loss\n' + 'a,b,c,d,e\n'*6)
-
-SIZES = ['predict', '--n', '5', '--p', '5']
-good = synthetic_losses(1.5, 1., 1., runs=6)
+TABLES = dict(empty='', header='n,p,m,train_loss,test_loss\n', one='n,p,m,train_loss,test_loss\n100,97,2,.1,.2\n', missing='n,p,m,train_loss\n' + '100,97,2,.1\n'*6,
+              words='n,p,m,train_loss,test_loss\n' + 'a,b,c,d,e\n'*6)
 
 @pytest.mark.parametrize('words, message', [
     (['predict', '--n', '0', '--p', '5', '--m', '2'], 'n must be'), (['predict', '--n', '5', '--p', '-1', '--m', '2'], 'p must be'),
     (['predict', '--n', '5', '--p', '5', '--m', '2', '--Omega', '1'], 'Omega=1'), (['predict', '--n', '5', '--p', '5', '--m', '2', '--c', '0'], 'c=0'),
     (['predict', '--n', '5', '--p', '5', '--m', '2', '--d', '0'], 'd=0'), (['predict', '--n', '5', '--p', '5', '--m', '2', '--K', '0'], 'K=0'),
     (['predict', '--n', '5', '--p', '5', '--m', '2', '--figure', 'a.xyz'], "figure='a.xyz'"), (['plan', 'gone.csv', '--target', '1'], 'gone.csv'),
-    *((['plan', f'{name}.csv', '--target', '1'], 'table') for name in TABLES), (['predict'], '--n, --p, --m'), (['plan', 'one.csv'], '--target'),
-    ([*SIZES, '--m', '2.5'], "'2.5'"), ([*SIZES, '--m', '2', '--d', 'x'], "--d"), (['predict', '--n', '2.5', '--p', '5', '--m', '2'], 'n=[2.5]'),
-    (['predict', '--n', '5', '--p', '2.5', '--m', '2'], 'p=[2.5]'), ([*SIZES, '--m', '2', '--Omega', '1e300'], 'Omega=1e+300'),
-    ([*SIZES, '--m', '2', '--c', '1e308'], 'c=1e+308'), ([*SIZES, '--m', '2', '--figure', 'no/a.png'], "figure='no/a.png'"), ([], 'COMMAND'),
-    (['plan', 'good.csv', '--target', '1', '--K', '1000', '--p', '97'], 'K=1000'), (['plan', 'good.csv', '--target', '1', '--p', '0'], 'p=[0.0]')], ids=lambda v: ' '.join(v) if isinstance(v, list) else '')
+    *((['plan', f'{name}.csv', '--target', '1'], 'table') for name in TABLES)], ids=lambda v: ' '.join(v) if isinstance(v, list) else '')
 def test_errors_are_one_line_and_exit_2(run_cli, tmp_path, words, message):
     for name, text in TABLES.items(): (tmp_path/f'{name}.csv').write_text(text)
-    good.to_csv(tmp_path/'good.csv', index=False)
     done = run_cli(*words)
     assert done.returncode == 2 and done.stdout == '' and len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith('modscale: ') and message in done.stderr
 
-def test_json_tells_infinite_from_not_computed(run_cli):
-    peak, = json.loads(run_cli('predict', '--n', 97, '--p', 97, '--m', 2, '--json').stdout)
-    three, = json.loads(run_cli('predict', '--n', 97, '--p', 97, '--m', 2, '--K', 3, '--json').stdout)
-    assert peak['F'] is None and peak['test'] is None and peak['median'] > 0 and peak['best_ridge'] > 0
-    assert three['test'] is None and 'best_ridge' not in three and 'left out' in run_cli('predict', '--help').stdout
-
-def test_a_file_reads_the_same_however_it_is_written(tmp_path):
-    text = good.to_csv(index=False)
-    for form in (text, '\ufeff' + text, text.replace(',', ', '), text.replace('\n', '\r\n'), good.to_csv()):
-        (tmp_path/'a.csv').write_text(form, encoding='utf-8')
-        pd.testing.assert_frame_equal(read_losses(tmp_path/'a.csv'), read_losses(good), check_exact=False, rtol=1e-12)
+good = synthetic_losses(1.5, 1., 1., runs=6)
 
 @pytest.mark.parametrize('name, call', [
     ('head', lambda: ridge_loss(5, [-1, 1], 1)), ('head', lambda: ridge_loss(5, [np.nan], 1)), ('ridge', lambda: ridge_loss(5, [1], 1, -1)),
@@ -195,10 +170,6 @@ def test_a_file_reads_the_same_however_it_is_written(tmp_path):
     ('n', lambda: optimal_p(0, 2, 1.5)), ('c', lambda: cheapest_samples(1, 2, 1.5, 0)), ('table', lambda: read_losses(good.drop(columns='m'))),
     ('table', lambda: read_losses(good[:1])), ('table', lambda: read_losses(good.assign(m=1.5))), ('table', lambda: read_losses(good.assign(test_loss=np.inf))),
     ('level', lambda: fit_spectrum(good, level=0)), ('p_scale', lambda: fit_spectrum(good, p_scale=-1)), ('design', lambda: coverage_study('no', 1)),
-    ('p_scale', lambda: predict(5, 5, 2, p_scale=0)), ('level', lambda: fit_spectrum(good, level='a')), ('level', lambda: fit_spectrum(good, level=[.9, .95])),
-    ('noise', lambda: fit_spectrum(good, noise=[1, 2])), ('K', lambda: fit_spectrum(good, K=1000)), ('noise', lambda: predict(5, 5, 2, noise=[1, 2])),
-    ('Omega', lambda: predict(5, 5, 2, 1e300)), ('Omega', lambda: predict(5, 5, 2, [1.5, 2])), ('n', lambda: predict(1e300, 5, 2)),
-    ('p_scale', lambda: predict(5, 1e10, 2, p_scale=1e10)), ('p', lambda: sample_complexity(.5, .5, 0, 1.57)), ('p', lambda: predict(5, .5, 2)),
-    ('table', lambda: read_losses(pd.concat([good, good[['m']]], axis=1))), ('table', lambda: read_losses(good.assign(p=True)))])
+    ('p_scale', lambda: predict(5, 5, 2, p_scale=0))])
 def test_bad_input_names_its_argument(name, call):
     with pytest.raises(ValueError, match=rf'\b{name} must .*{name}\b'): call()
