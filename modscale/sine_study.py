@@ -55,8 +55,8 @@ def cell_kind(
 def stack_width(
     cell:dict # plain form of a `SineCell`
 ) -> int: # networks
-    "Networks of a stack whose buffers are about 4 MB a layer: a few caches' worth."
-    return max(4, 8_192//(cell['width']*max(cell['K'], 1)))
+    "Networks of a stack whose buffers are about 1 MB a layer, what a processor's cache holds."
+    return max(4, 2_048//(cell['width']*max(cell['K'], 1)))
 
 # %% ../nbs/18_sine_study.ipynb #18-011
 FIG2_GRID = dict(smoke=dict(k=(2, 5), m=(2, 5), n=(100, 1000), shapes=((8, 2), (32, 2)), seeds=1, steps=200),
@@ -84,9 +84,9 @@ def sine_waves(
     return Study(name, cells, run_stack, group=cell_kind, cost=cell_gflop, memory=cell_memory, width=stack_width, modules=MODULES)
 
 # %% ../nbs/18_sine_study.ipynb #18-013
-FIG4_GRID = dict(smoke=dict(sizes=((2, 2), (5, 5)), n=(200, 1000), seeds=1, steps=300),
-                 quick=dict(sizes=((2, 5), (5, 5), (9, 5)), n=(200, 500, 2000, 10_000), seeds=2, steps=2000),
-                 paper=dict(sizes=(*((m, 5) for m in range(2, 10)), (9, 9)), n=PAPER_N, seeds=3, steps=5000))
+FIG4_GRID = dict(smoke=dict(sizes=((2, 2), (5, 5)), n=(200, 1000), seeds=1, steps=300, align_steps=50),
+                 quick=dict(sizes=((2, 5), (5, 5), (9, 5)), n=(200, 500, 2000, 10_000), seeds=2, steps=2000, align_steps=150),
+                 paper=dict(sizes=(*((m, 5) for m in range(2, 10)), (9, 9)), n=PAPER_N, seeds=3, steps=5000, align_steps=150))
 
 def fig4_study(
     scale:str='quick' # 'smoke', 'quick' or 'paper'
@@ -94,10 +94,11 @@ def fig4_study(
     "Samples needed against m for all methods (paper, Figure 4a). Raises `ValueError` for an unknown scale."
     choice('scale', scale, FIG4_GRID)
     g, cells = FIG4_GRID[scale], []
-    arms = [('monolithic', 'compute', 128, 2), ('monolithic', 'compute', 128, 4), ('modular', 'compute', 32, 2), ('modular', 'steps', 32, 2),
-            ('paper', 'steps', 32, 2), ('ours', 'steps', 32, 2), ('oracle', 'steps', 32, 2)]
+    sizes = {name: g[name] for name in ('steps', 'align_steps')}
+    arms = [('monolithic', 'compute', 128, 2), ('monolithic', 'compute', 128, 4), ('modular', 'compute', 32, 2),
+            ('modular', 'steps', 32, 2), ('paper', 'steps', 32, 2), ('ours', 'steps', 32, 2), ('oracle', 'steps', 32, 2)]
     for method, spend, width, depth in arms:
-        cells += [SineCell(method, m=m, k=k, n=n, seed=seed, width=width, depth=depth, spend=spend, steps=g['steps'], lr=LEARNING_RATE)
+        cells += [SineCell(method, m=m, k=k, n=n, seed=seed, width=width, depth=depth, spend=spend, lr=LEARNING_RATE, **sizes)
                   for m, k in g['sizes'] for seed in range(g['seeds']) for n in g['n']]
     return sine_waves('fig4', [asdict(c) for c in cells])
 
@@ -105,11 +106,14 @@ def fig4_study(
 LEARNING_RATE = 1e-2                                              # of all methods, from the search of step 3
 
 # %% ../nbs/18_sine_study.ipynb #18-017
-def rate_study() -> Study: # of learning rates
+def rate_study(
+    scale:str='paper' # 'smoke': one n, one task, few steps
+) -> Study: # of learning rates
     "The search for learning rates: monolithic networks of all architectures, and modules from the true directions."
     arms = [('monolithic', width, depth) for width, depth in ARCHITECTURES] + [('oracle', 32, 2), ('modular', 32, 2)]
-    cells = [asdict(SineCell(method, n=n, seed=seed, width=width, depth=depth, steps=2000, lr=lr))
-             for method, width, depth in arms for lr in (1e-3, 3e-3, 1e-2, 3e-2) for n in (500, 5000, 50_000) for seed in (100, 101)]
+    sizes, steps = ((500,), 100) if scale == 'smoke' else ((500, 5000, 50_000), 2000)
+    cells = [asdict(SineCell(method, n=n, seed=seed, width=width, depth=depth, steps=steps, lr=lr))
+             for method, width, depth in arms for lr in (1e-3, 3e-3, 1e-2, 3e-2) for n in sizes for seed in (100, 101)]
     return sine_waves('rates', cells)
 
 # %% ../nbs/18_sine_study.ipynb #18-018
@@ -143,7 +147,8 @@ def bootstrap_crossings(
 ) -> tuple[float, np.ndarray, np.ndarray]: # log n_L; the same for every draw; the grid of n
     "Log samples needed, and its draws (18_sine_study, step 4). Raises `ValueError` when a task lacks an n."
     wide = np.log(table.pivot(index='seed', columns='n', values='test_loss'))
-    if wide.isna().any(axis=None): raise ValueError(f'table must have every n for every seed, got table with {int(wide.isna().sum().sum())} missing')
+    lost = int(wide.isna().sum().sum())
+    if lost: raise ValueError(f'table must have every n for every seed, got table with {lost} missing')
     pick = np.random.default_rng(seed).integers(len(wide), size=(draws, len(wide)))
     n, logs = wide.columns.to_numpy(), wide.to_numpy()
     return float(crossing(n, logs.mean(0), np.log(target))), crossing(n, logs[pick].mean(1), np.log(target)), n
@@ -219,7 +224,8 @@ def panel_means(
 ) -> pd.DataFrame: # columns panel, x, count, and for each column its mean and, as `name_se`, its standard error
     "Means over cells in the four panels of Figure 2; a panel whose cells are not there is left out."
     wide = table[table.m >= min(5, table.m.max())]
-    near = [int(v[np.argmin(np.abs(np.log(v) - np.log(wanted)))]) for v, wanted in ((table.samples.unique(), 1000), (table.p.unique(), 1153))]
+    def closest(values, wanted): return values[np.argmin(np.abs(np.log(values) - np.log(wanted)))]
+    near = closest(table.samples.unique(), 1000), closest(table.p.unique(), 1153)
     parts = dict(k=(table, 'k'), m=(table, 'm'), p=(wide[wide.samples == near[0]], 'p'), n=(wide[wide.p == near[1]], 'samples'))
     rows = []
     for panel, (part, name) in parts.items():
@@ -267,7 +273,7 @@ def plot_samples(
     needed:pd.DataFrame, # from `samples_needed`, one or more targets
     k:int=5, # modules of the task
 ): # a matplotlib Figure, one panel a target
-    "Figure 4a: samples needed against m, with 95 % intervals; open triangles are censored; the dotted line is three samples a projection parameter."
+    "Figure 4a: samples needed against m, 95 % intervals; open triangles are censored; dotted: three samples a projection parameter."
     import matplotlib.pyplot as plt
     targets = sorted(needed.target.unique(), reverse=True)
     fig, axes = plt.subplots(1, len(targets), figsize=(4.2*len(targets) + 1.6, 3.6), sharey=True, squeeze=False)
