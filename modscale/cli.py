@@ -13,6 +13,7 @@ import json
 import math
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 
 from .results import package_version
@@ -60,10 +61,9 @@ def add_spectrum(
 # %% ../nbs/22_cli.ipynb #22-0601
 def studies() -> dict: # name to a function of the scale that gives a `modscale.sweep.Study`
     "The studies that `modscale sweep run` knows; each is imported when it is called."
-    def demo(scale):
-        from modscale.sweep import demo_study
-        return demo_study(scale)
-    return dict(demo=demo)
+    def study(module, name): return lambda scale: getattr(import_module(f'modscale.{module}'), name)(scale)
+    return dict(fig2=study('sine_study', 'fig2_study'), fig4=study('sine_study', 'fig4_study'), rates=study('sine_study', 'rate_study'),
+                demo=study('sweep', 'demo_study'))
 
 # %% ../nbs/22_cli.ipynb #22-007
 def add_theory(

@@ -4,18 +4,20 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'DATASETS', 'SINE', 'IMAGES', 'TEMPLATE', 'Setup', 'Part', 'digest', 'theory_parts', 'figure_parts',
-           'sine_part', 'image_part', 'draw_images', 'all_parts', 'run_cells', 'figure_names', 'write_part',
-           'peak_memory', 'write_run', 'check_same_run', 'write_report', 'reproduce']
+           'sine_part', 'study_parts', 'image_part', 'draw_images', 'all_parts', 'run_study', 'run_cells',
+           'figure_names', 'write_part', 'peak_memory', 'write_run', 'check_same_run', 'write_report', 'reproduce']
 
 # %% ../nbs/20_reproduce.ipynb #20-003
 import base64
 import io
 import json
+import os
 import shlex
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
 
@@ -64,6 +66,7 @@ class Part:
     run:Callable # (settings, Setup) to a table
     draw:Callable # table to {name: Figure}
     digest:Callable = lambda table: table # table to the one that the report shows
+    study:Callable|None = None # Setup to a `Study`: a sweep of many cells, which takes the place of `cells` and `run`
 
 # %% ../nbs/20_reproduce.ipynb #20-008
 def digest(
@@ -145,6 +148,22 @@ def sine_part() -> Part:
                 cells, run, lambda t: dict(sine=plot_sine(t), directions=plot_directions(t)),
                 lambda t: digest(t, ['m', 'n', 'method'], ['test_loss', 'train_loss', 'coverage_start', 'coverage_end', 'align_gflop', 'train_gflop', 'train_steps']))
 
+# %% ../nbs/20_reproduce.ipynb #20-0135
+def study_parts() -> list[Part]:
+    "Notebook 18: the paper's Figures 2 and 4a with trained networks."
+    from modscale import sine_study as s
+    from modscale.planner import fit_spectrum
+    losses, targets = ['train_loss', 'test_loss'], (.1, .01)
+    def needed(t): return pd.concat([s.samples_needed(s.name_arms(t), target) for target in targets], ignore_index=True)
+    def draw_fig2(t):
+        table = s.spectrum_table(t)
+        return dict(fig2_trained=s.plot_fig2_measured(table, fit_spectrum(table)))
+    def draw_fig4(t): return dict(fig4=s.plot_samples(needed(t)), fig4_losses=s.plot_loss_curves(s.name_arms(t)))
+    return [Part('fig2_trained', 'Figure 2: trained networks against the theory', 'Theorem 1 follows the losses of trained networks against k, m, p and n.',
+                 None, None, draw_fig2, lambda t: s.panel_means(s.spectrum_table(t), losses), lambda setup: s.fig2_study(setup.scale)),
+            Part('fig4', 'Figure 4a: samples needed against m', 'Samples for a loss rise with m for a monolithic network, and less for a modular one.',
+                 None, None, draw_fig4, needed, lambda setup: s.fig4_study(setup.scale))]
+
 # %% ../nbs/20_reproduce.ipynb #20-014
 IMAGES = dict(smoke=dict(k=(1, 4, 8), n=2500, seeds=2, batch=32, align_samples=2500, test=500),
               quick=dict(k=(1, 4, 8), n=40_000, seeds=3),
@@ -176,7 +195,25 @@ def draw_images(table):
 # %% ../nbs/20_reproduce.ipynb #20-016
 def all_parts() -> dict[str, Part]:
     "The parts by name, in the order in which they run."
-    return {p.name: p for p in [*theory_parts(), *figure_parts(), sine_part(), image_part()]}
+    return {p.name: p for p in [*theory_parts(), *figure_parts(), sine_part(), *study_parts(), image_part()]}
+
+# %% ../nbs/20_reproduce.ipynb #20-0185
+def run_study(
+    part:Part, # one with a study
+    setup:Setup, # at which scale
+    out:Path, # output folder
+    progress:bool, # show a bar on stderr?
+) -> tuple[pd.DataFrame, list[dict]]: # the study's table, and what made it
+    "Compute the missing cells of a part's sweep, on all cores. Raises `RuntimeError` naming the first cell that failed."
+    from modscale.sweep import read_sweep, run_sweep, sweep_status
+    folder, cores = out/'cells'/part.name, os.cpu_count() or 1
+    backend = 'sequential' if setup.scale == 'smoke' or setup.torch_device != 'cpu' else 'loky'
+    command = f'modscale reproduce --scale {setup.scale} --only {part.name}'
+    table = run_sweep(part.study(setup), folder, cores, backend, progress=progress, retry_failed=True, command=command)
+    info = read_sweep(folder)
+    if info['failed']: raise RuntimeError(f'{info["failed"]} cells of {part.name} failed, see {folder}: {sweep_status(folder)["failures"][:1]}')
+    finished = datetime.now(timezone.utc).isoformat(timespec='seconds')
+    return table, [dict(seconds=info['work_seconds'], finished=finished, environment=info['environment'] | dict(code=info['code']))]
 
 # %% ../nbs/20_reproduce.ipynb #20-019
 def run_cells(
@@ -185,8 +222,9 @@ def run_cells(
     out:Path, # output folder
     progress:bool=True, # show a bar on stderr?
 ) -> dict[str, tuple[pd.DataFrame, list[dict]]]: # for each part its table, and what made each of its cells
-    "Compute the missing cells of all parts, storing each when it is done; then give every part's table."
+    "Compute the missing cells of all parts, storing each when it is done, then the sweeps; give every part's table."
     from tqdm import tqdm
+    sweeps, parts = [part for part in parts if part.study], [part for part in parts if not part.study]
     work = [(part, settings, cost) for part in parts for settings, cost in part.cells(setup)]
     missing = [w for w in work if load_cell(out, w[0].name, w[1]) is None]
     if any(part.name == 'images' for part, _, _ in missing): setup.images      # a missing data set is told at once, not after the rest
@@ -199,7 +237,8 @@ def run_cells(
             save_cell(out, part.name, settings, table, time.perf_counter() - start)
             bar.update(min(cost, bar.total - bar.n))                                # rounding must not push it over the end
     done = {part.name: [load_cell(out, part.name, settings) for settings, _ in part.cells(setup)] for part in parts}
-    return {name: (pd.concat([t for t, _ in cells], ignore_index=True), [made for _, made in cells]) for name, cells in done.items()}
+    tables = {name: (pd.concat([t for t, _ in cells], ignore_index=True), [made for _, made in cells]) for name, cells in done.items()}
+    return tables | {part.name: run_study(part, setup, out, progress) for part in sweeps}
 
 # %% ../nbs/20_reproduce.ipynb #20-021
 def figure_names(
