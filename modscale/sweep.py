@@ -194,7 +194,8 @@ def follow(
     def watch():
         while os.getppid() == parent: time.sleep(.5)
         os._exit(1)
-    if not multiprocessing.current_process().name.startswith('LokyProcess') or any(t.name == 'follow' for t in threading.enumerate()): return
+    ours = multiprocessing.current_process().name.startswith('LokyProcess')
+    if not ours or any(t.name == 'follow' for t in threading.enumerate()): return
     threading.Thread(target=watch, name='follow', daemon=True).start()
 
 # %% ../nbs/17_sweep.ipynb #17-019
@@ -510,7 +511,9 @@ def stream(
                 yield done
     except Exception as e: error = e
     error = backend.error or error
-    if error and not DEATHS & {c.__name__ for c in type(error).__mro__}: raise error
+    names = {c.__name__ for c in type(error).__mro__}
+    if 'CancelledError' in names: raise ConnectionError(f'the cluster is gone ({error}); what is finished is stored, run again') from error
+    if error and not DEATHS & names: raise error
     if tasks: yield dict(died=[first for first in given if first in tasks], error=error or RuntimeError('workers ended without a result'))
 
 # %% ../nbs/17_sweep.ipynb #17-044
