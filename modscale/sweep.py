@@ -160,10 +160,10 @@ def attempt(
     try:
         tables = run([dict(cell) for _, cell in cells])
         if len(tables) != len(cells): raise ValueError(f'run must return one table a cell, got {len(tables)} for {len(cells)} cells')
-    except Exception as e:
-        if len(cells) == 1: return [failure(e)]
+    except Exception as e: tables, error = None, failure(e)                         # text: the exception would keep the failed stack alive
+    if tables is None:
         half = len(cells)//2
-        return attempt(run, cells[:half]) + attempt(run, cells[half:])
+        return attempt(run, cells[:half]) + attempt(run, cells[half:]) if half else [error]
     outcomes = []
     for (key, cell), table in zip(cells, tables):
         try: outcomes.append(cell_table(cell, key, table))
@@ -709,7 +709,7 @@ def sweep_status(
     failures = [f['cell'] | dict(error=f['error'], message=f['message']) for f in left]
     counts |= dict(running=len(running), failed=len(failures))
     return dict(study=info['study'], cells=len(keys), **counts, missing=len(keys) - sum(counts[k] for k in ('done', 'running', 'failed')),
-                damaged=damaged, coordinator=alive, wall_seconds=sum(c['wall_seconds'] or 0 for c in info['calls']),
+                damaged=damaged, coordinator=alive, wall_seconds=round(sum(c['wall_seconds'] or 0 for c in info['calls']), 2),
                 peak_memory_gib=max((c.get('peak_memory_gib', 0) for c in info['calls']), default=0), failures=failures)
 
 # %% ../nbs/17_sweep.ipynb #17-069

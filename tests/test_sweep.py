@@ -29,6 +29,14 @@ def picky(cells):
     for c in cells:
         if c['i'] == 5 and not Path(c['flag']).exists(): raise ArithmeticError('five is not to my taste')
     return [pd.DataFrame(dict(square=[c['i']**2])) for c in cells]
+class Stack:
+    alive = most = 0
+    def __init__(self): Stack.alive += 1; Stack.most = max(Stack.most, Stack.alive)
+    def __del__(self): Stack.alive -= 1
+def heavy(cells):
+    stack = Stack()
+    if any(c['i'] == 5 for c in cells): raise RuntimeError('out of memory')
+    return [pd.DataFrame(dict(v=[1])) for _ in cells]
 def deadly(cells):
     for c in cells:
         if c['p'] == 50: os.kill(os.getpid(), signal.SIGKILL)
@@ -191,6 +199,10 @@ def test_memory_budget(tmp_path):
     failures = sweep_status(tmp_path/'out')['failures']
     assert [f['need'] for f in failures] == [101]*9 and {f['error'] for f in failures} == {'MemoryError'}
     assert len(sweep(s, tmp_path/'out', jobs=1, memory=200, retry_failed=True)) == 36
+
+def test_a_failed_stack_is_gone_before_its_halves_are_tried(tmp_path):
+    assert len(sweep(study('heavy', heavy, grid(i=list(range(8)))), tmp_path/'out')) == 7
+    assert Stack.most == 1
 
 def test_damaged_files_are_set_aside_and_made_again(undisturbed, tmp_path, capsys):
     out = tmp_path/'out'
