@@ -161,10 +161,10 @@ def attempt(
     try:
         tables = run([dict(cell) for _, cell in cells])
         if len(tables) != len(cells): raise ValueError(f'run must return one table a cell, got {len(tables)} for {len(cells)} cells')
-    except Exception as e:
-        if len(cells) == 1: return [failure(e)]
+    except Exception as e: tables, error = None, failure(e)                         # text: the exception would keep the failed stack alive
+    if tables is None:
         half = len(cells)//2
-        return attempt(run, cells[:half]) + attempt(run, cells[half:])
+        return attempt(run, cells[:half]) + attempt(run, cells[half:]) if half else [error]
     outcomes = []
     for (key, cell), table in zip(cells, tables):
         try: outcomes.append(cell_table(cell, key, table))
@@ -195,7 +195,8 @@ def follow(
     def watch():
         while os.getppid() == parent: time.sleep(.5)
         os._exit(1)
-    if not multiprocessing.current_process().name.startswith('LokyProcess') or any(t.name == 'follow' for t in threading.enumerate()): return
+    ours = multiprocessing.current_process().name.startswith('LokyProcess')
+    if not ours or any(t.name == 'follow' for t in threading.enumerate()): return
     threading.Thread(target=watch, name='follow', daemon=True).start()
 
 # %% ../nbs/17_sweep.ipynb #17-019
@@ -511,7 +512,9 @@ def stream(
                 yield done
     except Exception as e: error = e
     error = backend.error or error
-    if error and not DEATHS & {c.__name__ for c in type(error).__mro__}: raise error
+    names = {c.__name__ for c in type(error).__mro__}
+    if 'CancelledError' in names: raise ConnectionError(f'the cluster is gone ({error}); what is finished is stored, run again') from error
+    if error and not DEATHS & names: raise error
     if tasks: yield dict(died=[first for first in given if first in tasks], error=error or RuntimeError('workers ended without a result'))
 
 # %% ../nbs/17_sweep.ipynb #17-044
@@ -707,7 +710,7 @@ def sweep_status(
     failures = [f['cell'] | dict(error=f['error'], message=f['message']) for f in left]
     counts |= dict(running=len(running), failed=len(failures))
     return dict(study=info['study'], cells=len(keys), **counts, missing=len(keys) - sum(counts[k] for k in ('done', 'running', 'failed')),
-                damaged=damaged, coordinator=alive, wall_seconds=sum(c['wall_seconds'] or 0 for c in info['calls']),
+                damaged=damaged, coordinator=alive, wall_seconds=round(sum(c['wall_seconds'] or 0 for c in info['calls']), 2),
                 peak_memory_gib=max((c.get('peak_memory_gib', 0) for c in info['calls']), default=0), failures=failures)
 
 # %% ../nbs/17_sweep.ipynb #17-069
