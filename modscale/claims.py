@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['FIG4B', 'FIG5', 'TABLE1', 'COLUMNS', 'paper_fig4b', 'Claim', 'judge', 'group_mean', 'pair_difference', 'mean_less',
            'largest_deviation', 'worst', 'relative_errors', 'hermite_ratio', 'theory_claims', 'sine_claims',
-           'image_claims', 'flatness', 'all_claims', 'Run', 'read_run', 'find_runs', 'claims_table', 'plot_claims']
+           'sample_slope', 'work_hours', 'sample_claims', 'image_claims', 'flatness', 'all_claims', 'Run', 'read_run',
+           'find_runs', 'claims_table', 'plot_claims']
 
 # %% ../nbs/19_claims.ipynb #19-003
 import json
@@ -19,6 +20,7 @@ import pandas as pd
 from .paper_figures import fig2_errors, fig3_errors
 from .results import read_table
 from .sine import summarise
+from .sine_study import name_arms, sample_ratio, slopes
 
 # %% ../nbs/19_claims.ipynb #19-005
 FIG4B = dict(ours=(.552, .542, .5385, .5245, .516, .505, .493, .482),                   # accuracy at k = 1..8
@@ -192,6 +194,43 @@ def sine_claims() -> list[Claim]:
                          pair_difference('test_loss', 'ours', 'oracle', log=True, **where), '<=', float(np.log(1.25))))
     return out
 
+# %% ../nbs/19_claims.ipynb #19-0252
+def sample_slope(
+    arm:str, # of `name_arms`
+    target:float=.1, # test loss to reach
+) -> Callable: # table to (slope, se, dimensions)
+    "Measure: slope of log samples needed against log m at k = 5."
+    def measure(table):
+        rows = slopes(name_arms(table), target).set_index('arm')
+        if arm not in rows.index or np.isnan(rows.slope[arm]): raise LookupError(f'no slope of {arm}')
+        return float(rows.slope[arm]), float(rows.se[arm]), int(rows.dims[arm])
+    return measure
+
+# %% ../nbs/19_claims.ipynb #19-0253
+def work_hours(
+    table:pd.DataFrame # of one sweep or several
+) -> tuple[float, float, int]: # hours, no error, networks
+    "Measure: hours that two cores need for alignment and training."
+    return float((table.train_seconds + table.align_seconds).sum()/7200), float('nan'), len(table)
+
+# %% ../nbs/19_claims.ipynb #19-0254
+def sample_claims() -> list[Claim]:
+    "Claims of 18_sine_study: Figures 2 and 4a."
+    def claim(id, text, measure, sense, bound): return Claim(id, text, '18_sine_study', 'fig4', measure, sense, bound)
+    def steeper(table): return sample_slope('ours')(table)[:2]
+    def ratio(a, b, target=.01): return lambda table: sample_ratio(name_arms(table), a, b, target, 9, 9)
+    slope, at = 'samples for a loss of 0.1 against m, k = 5: slope of logarithms,', 'm = k = 9, samples for a loss of'
+    return [Claim('sine.grid_hours', 'the grids of Figures 2 and 4a, hours on two cores', '18_sine_study', ('fig2_trained', 'fig4'), work_hours, '<=', 3.),
+            claim('sine.slope.ours', f'{slope} ours', sample_slope('ours'), '<=', 1.2),
+            claim('sine.slope.oracle', f'{slope} oracle: flat', sample_slope('oracle'), '<=', .3),
+            claim('sine.slope.monolithic', f'{slope} monolithic: steeper than ours', sample_slope('monolithic'), '>=', steeper),
+            claim('sine.slope.modular', f'{slope} modular, random: steeper than ours', sample_slope('modular'), '>=', steeper),
+            claim('sine.vs_monolithic', f'{at} 0.01: monolithic over ours', ratio('monolithic', 'ours'), '>=', 100.),
+            claim('sine.vs_monolithic.tenth', f'{at} 0.1: monolithic over ours', ratio('monolithic', 'ours', .1), '>=', 40.),
+            claim('sine.vs_oracle', f'{at} 0.01: ours over the oracle', ratio('ours', 'oracle'), '<=', 1.5),
+            claim('sine.per_parameter', f'{at} 0.01: ours over one for each projection parameter', ratio('ours', None), '<=', 3.),
+            claim('sine.per_parameter.kernel', f'{at} 0.01: the rule’s own kernel prediction, the same', ratio('kernel', None), '<=', 6.)]
+
 # %% ../nbs/19_claims.ipynb #19-027
 def image_claims() -> list[Claim]:
     "Claims of 15_compose: Figure 4b and Table 1."
@@ -223,7 +262,7 @@ def flatness(
 # %% ../nbs/19_claims.ipynb #19-029
 def all_claims() -> list[Claim]:
     "Every claim of the library."
-    return theory_claims() + sine_claims() + image_claims()
+    return theory_claims() + sine_claims() + sample_claims() + image_claims()
 
 # %% ../nbs/19_claims.ipynb #19-032
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FIG2_GRID', 'MODULES', 'FIG4_GRID', 'LEARNING_RATE', 'ARM_COLOURS', 'cell_gflop', 'cell_memory', 'cell_kind',
            'stack_width', 'fig2_study', 'sine_waves', 'fig4_study', 'rate_study', 'best_rates', 'crossing',
-           'bootstrap_crossings', 'samples_needed', 'name_arms', 'slopes', 'spectrum_table', 'panel_means', 'predicted',
-           'plot_fig2_measured', 'plot_samples', 'plot_loss_curves']
+           'bootstrap_crossings', 'samples_needed', 'name_arms', 'slopes', 'sample_ratio', 'spectrum_table',
+           'panel_means', 'predicted', 'plot_fig2_measured', 'plot_samples', 'plot_loss_curves']
 
 # %% ../nbs/18_sine_study.ipynb #18-003
 from dataclasses import asdict
@@ -208,6 +208,28 @@ def slopes(
             row |= dict(slope=float(slope(np.array([found[m][0] for m in use]))), se=float(np.std(drawn[np.isfinite(drawn)], ddof=1)))
         rows.append(row)
     return pd.DataFrame(rows)
+
+# %% ../nbs/18_sine_study.ipynb #18-0265
+def sample_ratio(
+    table:pd.DataFrame, # from `name_arms`
+    a:str, # arm
+    b:str|None, # arm, or None for one sample a projection parameter, m k b
+    target:float, # test loss to reach
+    m:int, # input dimension
+    k:int, # modules of the task
+    draws:int=1000, # of the tasks, the same for both arms
+) -> tuple[float, float, int]: # samples of a over those of b, its standard error, tasks
+    "How many times as many samples arm a needs; where a is censored, a lower bound. Raises `LookupError` when b never reaches the target."
+    part, found = table[(table.m == m) & (table.k == k)], []
+    for arm in (a, b):
+        rows = part[part.arm == arm]
+        if arm is not None and rows.empty: raise LookupError(f'no rows of {arm} at m = {m}, k = {k}')
+        center, drawn, n = bootstrap_crossings(rows, target, draws) if arm is not None else (np.log(m*k), np.full(draws, np.log(m*k)), None)
+        if center == np.inf and arm is b: raise LookupError(f'{arm} does not reach {target} at m = {m}, k = {k}')
+        ends = (-np.inf, np.inf) if n is None else np.log(n[[0, -1]])
+        found.append((np.clip(center, *ends), np.clip(drawn, *ends)))
+    ratio = float(np.exp(found[0][0] - found[1][0]))
+    return ratio, ratio*float(np.std(found[0][1] - found[1][1], ddof=1)), int(part[part.arm == a].seed.nunique())
 
 # %% ../nbs/18_sine_study.ipynb #18-030
 def spectrum_table(
