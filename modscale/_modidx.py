@@ -341,6 +341,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'modscale.sine_study.cell_gflop': ('sine_study.html#cell_gflop', 'modscale/sine_study.py'),
                                      'modscale.sine_study.cell_kind': ('sine_study.html#cell_kind', 'modscale/sine_study.py'),
                                      'modscale.sine_study.cell_memory': ('sine_study.html#cell_memory', 'modscale/sine_study.py'),
+                                     'modscale.sine_study.compact': ('sine_study.html#compact', 'modscale/sine_study.py'),
                                      'modscale.sine_study.crossing': ('sine_study.html#crossing', 'modscale/sine_study.py'),
                                      'modscale.sine_study.fig2_study': ('sine_study.html#fig2_study', 'modscale/sine_study.py'),
                                      'modscale.sine_study.fig4_study': ('sine_study.html#fig4_study', 'modscale/sine_study.py'),

@@ -67,6 +67,7 @@ class Part:
     draw:Callable # table to {name: Figure}
     digest:Callable = lambda table: table # table to the one that the report shows
     study:Callable|None = None # Setup to a `Study`: a sweep of many cells, which takes the place of `cells` and `run`
+    keep:Callable = lambda table: table # the sweep's table to the one that is stored
 
 # %% ../nbs/20_reproduce.ipynb #20-008
 def digest(
@@ -134,8 +135,9 @@ SINE = dict(smoke=dict(m=(5,), n=(400, 2000), seeds=3, steps=800, align_steps=10
 def sine_part() -> Part:
     "Notebook 13: sine-wave regression, Figures 4a and 5."
     from modscale.sine import METHODS, SineCell, plot_directions, plot_sine, run_cells, with_kernel
+    from modscale.sine_study import LEARNING_RATE
     def cells(setup):
-        sizes = dict(SINE[setup.scale], seed=setup.seed, spend='compute')
+        sizes = dict(SINE[setup.scale], seed=setup.seed, spend='compute', lr=LEARNING_RATE)
         grid = [(method, m, n) for m in sizes.pop('m') for n in sizes.pop('n', ()) or SINE[setup.scale]['n'] for method in METHODS]
         cost = sizes['seeds'] * sizes['steps'] / 1e4
         return [(dict(method=method, m=m, n=n, **sizes), cost*(1 if method in ('ours', 'oracle') else 1 + n/400)) for method, m, n in grid]
@@ -160,9 +162,9 @@ def study_parts() -> list[Part]:
         return dict(fig2_trained=s.plot_fig2_measured(table, fit_spectrum(table)))
     def draw_fig4(t): return dict(fig4=s.plot_samples(needed(t)), fig4_losses=s.plot_loss_curves(s.name_arms(t)))
     return [Part('fig2_trained', 'Figure 2: trained networks against the theory', 'Theorem 1 follows the losses of trained networks against k, m, p and n.',
-                 None, None, draw_fig2, lambda t: s.panel_means(s.spectrum_table(t), losses), lambda setup: s.fig2_study(setup.scale)),
+                 None, None, draw_fig2, lambda t: s.panel_means(s.spectrum_table(t), losses), lambda setup: s.fig2_study(setup.scale), s.compact),
             Part('fig4', 'Figure 4a: samples needed against m', 'Samples for a loss rise with m for a monolithic network, and less for a modular one.',
-                 None, None, draw_fig4, needed, lambda setup: s.fig4_study(setup.scale))]
+                 None, None, draw_fig4, needed, lambda setup: s.fig4_study(setup.scale), s.compact)]
 
 # %% ../nbs/20_reproduce.ipynb #20-014
 IMAGES = dict(smoke=dict(k=(1, 4, 8), n=2500, seeds=2, batch=32, align_samples=2500, test=500),
@@ -211,9 +213,11 @@ def run_study(
     command = f'modscale reproduce --scale {setup.scale} --only {part.name}'
     table = run_sweep(part.study(setup), folder, cores, backend, progress=progress, retry_failed=True, command=command)
     info = read_sweep(folder)
-    if info['failed']: raise RuntimeError(f'{info["failed"]} cells of {part.name} failed, see {folder}: {sweep_status(folder)["failures"][:1]}')
+    if info['failed']:
+        first = sweep_status(folder)['failures'][0]
+        raise RuntimeError(f'{info["failed"]} cells of {part.name} failed, see {folder/"failed"}; the first: {first}')
     finished = datetime.now(timezone.utc).isoformat(timespec='seconds')
-    return table, [dict(seconds=info['work_seconds'], finished=finished, environment=info['environment'] | dict(code=info['code']))]
+    return part.keep(table), [dict(seconds=info['work_seconds'], finished=finished, environment=info['environment'] | dict(code=info['code']))]
 
 # %% ../nbs/20_reproduce.ipynb #20-019
 def run_cells(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FIG2_GRID', 'MODULES', 'FIG4_GRID', 'LEARNING_RATE', 'ARM_COLOURS', 'cell_gflop', 'cell_memory', 'cell_kind',
-           'stack_width', 'fig2_study', 'sine_waves', 'fig4_study', 'rate_study', 'best_rates', 'crossing',
+           'stack_width', 'fig2_study', 'sine_waves', 'fig4_study', 'compact', 'rate_study', 'best_rates', 'crossing',
            'bootstrap_crossings', 'samples_needed', 'name_arms', 'slopes', 'sample_ratio', 'spectrum_table',
            'panel_means', 'predicted', 'plot_fig2_measured', 'plot_samples', 'plot_loss_curves']
 
@@ -104,6 +104,17 @@ def fig4_study(
 
 # %% ../nbs/18_sine_study.ipynb #18-014
 LEARNING_RATE = 1e-2                                              # of all methods, from the search of step 3
+
+# %% ../nbs/18_sine_study.ipynb #18-0156
+def compact(
+    table:pd.DataFrame # of a sweep of sine-wave cells
+) -> pd.DataFrame: # fewer columns and digits
+    "Settings that vary, and measurements, to six digits."
+    always = ['method', 'm', 'k', 'n', 'seed', 'width', 'depth', 'spend', 'test_loss', 'train_loss', 'validation_loss', 'train_seconds', 'align_seconds']
+    wanted = ['kernel_test_loss', 'train_steps', 'align_gflop', 'train_gflop', 'coverage_start', 'coverage_end']
+    kept = table[always + [c for c in wanted if table[c].nunique() > 1]].copy()
+    for name in kept.select_dtypes('float'): kept[name] = kept[name].map('{:.6g}'.format).astype(float)
+    return kept
 
 # %% ../nbs/18_sine_study.ipynb #18-017
 def rate_study(
