@@ -27,7 +27,10 @@ def test_the_fixed_point_solves_its_equation(N, p, a, ridge):
 @given(N=st.integers(10, 80), p=st.integers(10, 80), a=power, T2=part)
 def test_no_ridge_beats_the_best_one(N, p, a, T2):
     best = ridge_loss(N, head(p, a), T2, optimal_ridge(T2))[1]
-    for factor in (.5, .9, 1.1, 2, 100): assert not ridge_loss(N, head(p, a), T2, factor*T2)[1] < best*(1 - 1e-2)    # G and its slope are approximated apart; NaN: no number
+    assume(np.isfinite(best))                                                     # no number at N ≈ p with a small ridge
+    for factor in (.5, .9, 1.1, 2, 100):                                          # G and its slope are approximated apart
+        other = ridge_loss(N, head(p, a), T2, factor*T2)[1]
+        assert other >= best*(1 - 1e-2) or (factor < 1 and np.isnan(other))
     assert T2 <= best <= T2 + head(p, a).sum()
 
 @few
