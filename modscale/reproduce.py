@@ -217,7 +217,7 @@ def run_study(
         first = sweep_status(folder)['failures'][0]
         raise RuntimeError(f'{info["failed"]} cells of {part.name} failed, see {folder/"failed"}; the first: {first}')
     finished = datetime.now(timezone.utc).isoformat(timespec='seconds')
-    return part.keep(table), [dict(seconds=info['work_seconds'], finished=finished, environment=info['environment'] | dict(code=info['code']))]
+    return part.keep(table), [dict(seconds=info['work_seconds'], wall_seconds=info['wall_seconds'], finished=finished, environment=info['environment'] | dict(code=info['code']))]
 
 # %% ../nbs/20_reproduce.ipynb #20-019
 def run_cells(
@@ -298,6 +298,7 @@ def write_run(
     for name, cells in made.items():
         parts[name] = dict(seconds=round(sum(c['seconds'] for c in cells), 2), cells=len(cells), finished=max(c['finished'] for c in cells),
                            code=cells[0]['environment']['code'], git=cells[0]['environment']['git'])
+        if 'wall_seconds' in cells[0]: parts[name]['wall_seconds'] = cells[0]['wall_seconds']                   # of a sweep, on all its workers
     command = ['modscale', 'reproduce', '--scale', setup.scale, '--dataset', setup.dataset, '--seed', str(setup.seed)]
     source = setup.images.source if 'images' in setup.__dict__ else before.get('images')      # only if the images were read
     run = dict(command=shlex.join(command), scale=setup.scale, dataset=setup.dataset, seed=setup.seed, images=source, device=setup.torch_device,
