@@ -220,7 +220,8 @@ def sample_claims() -> list[Claim]:
     def steeper(table): return sample_slope('ours')(table)[:2]
     def ratio(a, b, target=.01): return lambda table: sample_ratio(name_arms(table), a, b, target, 9, 9)
     slope, at = 'samples for a loss of 0.1 against m, k = 5: slope of logarithms,', 'm = k = 9, samples for a loss of'
-    return [Claim('sine.grid_hours', 'the grids of Figures 2 and 4a, hours on two cores', '18_sine_study', ('fig2_trained', 'fig4'), work_hours, '<=', 3.),
+    return [Claim('sine.grid_hours', 'the grids of Figures 2 and 4a, hours on two cores', '18_sine_study', ('fig2_trained', 'fig4'),
+                  work_hours, '<=', 3.),
             claim('sine.slope.ours', f'{slope} ours', sample_slope('ours'), '<=', 1.2),
             claim('sine.slope.oracle', f'{slope} oracle: flat', sample_slope('oracle'), '<=', .3),
             claim('sine.slope.monolithic', f'{slope} monolithic: steeper than ours', sample_slope('monolithic'), '>=', steeper),

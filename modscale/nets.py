@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ARCHITECTURES', 'network_seeds', 'uniform_parameter', 'MLPs', 'outer_or_product', 'Backprop', 'flatten_parameters',
-           'count_parameters', 'MonolithicNet', 'random_projections', 'ModularNet']
+           'count_parameters', 'MonolithicNet', 'random_projections', 'ModularNet', 'modular_gradient']
 
 # %% ../nbs/10_nets.ipynb #10-003
 import math
@@ -197,15 +197,23 @@ class ModularNet(nn.Module):
 
     def mse_gradient(self, B:int) -> Callable:
         "As `MonolithicNet.mse_gradient`, the projections included; for networks without `support`."
-        passes, U, U_grad, sizes, root = Backprop(self.body, B), self.U.detach(), self.U.grad, (self.S, self.K), math.sqrt(self.K)
-        @torch.no_grad()
-        def gradient(x, y):
-            z = torch.bmm(U.mT.flatten(1, 2), x.mT.contiguous()).view(-1, self.b, B)                # (S K, b, B)
-            out = passes.forward(z)
-            error = out.unflatten(0, sizes).sum(1).div_(root).sub_(y.mT)
-            losses = torch.linalg.vecdot(error.flatten(1), error.flatten(1))/B
-            out.view(*sizes, -1, B).copy_(error.mul_(2/B/root)[:, None])
-            dz = passes.backward(z, out, inputs=True)
-            U_grad.copy_(torch.bmm(dz.view(self.S, -1, B), x).view(*sizes, self.b, -1).mT)
-            return losses
-        return gradient
+        return modular_gradient(self, B)
+
+# %% ../nbs/10_nets.ipynb #10-0315
+def modular_gradient(
+    net:ModularNet, # without `support`; every parameter has a gradient to write to
+    B:int, # samples in a batch
+) -> Callable: # x (S, B, m), y (S, B, d) to each network's squared loss (S,); sets all gradients
+    "The gradient of the squared loss by hand (10_nets, steps 3 and 8)."
+    passes, U, U_grad, sizes, root = Backprop(net.body, B), net.U.detach(), net.U.grad, (net.S, net.K), math.sqrt(net.K)
+    @torch.no_grad()
+    def gradient(x, y):
+        z = torch.bmm(U.mT.flatten(1, 2), x.mT.contiguous()).view(-1, net.b, B)                     # (S K, b, B)
+        out = passes.forward(z)
+        error = out.unflatten(0, sizes).sum(1).div_(root).sub_(y.mT)
+        losses = torch.linalg.vecdot(error.flatten(1), error.flatten(1))/B
+        out.view(*sizes, -1, B).copy_(error.mul_(2/B/root)[:, None])
+        dz = passes.backward(z, out, inputs=True)
+        U_grad.copy_(torch.bmm(dz.view(net.S, -1, B), x).view(*sizes, net.b, -1).mT)
+        return losses
+    return gradient

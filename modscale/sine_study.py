@@ -316,8 +316,8 @@ def plot_samples(
             seen, x = rows.censored == '', rows.m*(1 + .012*(i - 3))
             high = np.where(np.isfinite(rows.high), rows.high, rows.samples)
             width = [(rows.samples - rows.low)[seen], (high - rows.samples)[seen]]
-            ax.errorbar(x[seen], rows.samples[seen], width, color=ARM_COLOURS[arm], label=arm, fmt='o:' if 'equal' in arm else 'o--' if arm == 'oracle' else 'o-',
-                        ms=4, capsize=2)
+            style = 'o:' if 'equal' in arm else 'o--' if arm == 'oracle' else 'o-'
+            ax.errorbar(x[seen], rows.samples[seen], width, fmt=style, ms=4, capsize=2, color=ARM_COLOURS[arm], label=arm)
             for mark, kind in (('^', 'above'), ('v', 'below')):
                 ax.plot(x[rows.censored == kind], rows.samples[rows.censored == kind], mark, mfc='none', ms=6, color=ARM_COLOURS[arm])
         m = np.array(sorted(part.m.unique()))
