@@ -340,6 +340,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'modscale.sine_study': { 'modscale.sine_study.best_rates': ('sine_study.html#best_rates', 'modscale/sine_study.py'),
                                      'modscale.sine_study.bootstrap_crossings': ( 'sine_study.html#bootstrap_crossings',
                                                                                   'modscale/sine_study.py'),
+                                     'modscale.sine_study.bootstrap_se': ('sine_study.html#bootstrap_se', 'modscale/sine_study.py'),
                                      'modscale.sine_study.cell_gflop': ('sine_study.html#cell_gflop', 'modscale/sine_study.py'),
                                      'modscale.sine_study.cell_kind': ('sine_study.html#cell_kind', 'modscale/sine_study.py'),
                                      'modscale.sine_study.cell_memory': ('sine_study.html#cell_memory', 'modscale/sine_study.py'),

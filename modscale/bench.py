@@ -176,9 +176,11 @@ def train_races(
             for s in range(2):
                 net = plain_network(m, K, width)
                 opt = torch.optim.Adam(net.parameters(), lr=3e-3)
-                for _ in range(steps): opt.zero_grad(); (net(x[s]) - y[s]).square().mean().backward(); opt.step()
+                schedule = torch.optim.lr_scheduler.CosineAnnealingLR(opt, steps)
+                for _ in range(steps): opt.zero_grad(); (net(x[s]) - y[s]).square().mean().backward(); opt.step(), schedule.step()
         work = f'{steps} steps of {S} {f"modular networks, K = {K}" if K else "monolithic networks"}, width {width}'
-        flops = 6.*steps*batch*S*(K*(m + width + width**2 + width) if K else m*width + width**2 + width)
+        inner = width**2 + width                                        # forward and twice backward; the input needs no gradient
+        flops = 2.*steps*batch*S*(K*(2*m + 3*(width + inner)) if K else 2*m*width + 3*inner)
         peers = [('loop over torch.nn networks', loop, 2/S)]
         if find_spec('jax') and find_spec('optax'): peers.append(('JAX, jit(vmap(scan))', jax_training(x.numpy(), y.numpy(), K, width, steps), 1.))
         else: print('modscale: no jax and optax here, its rows are left out', file=sys.stderr)

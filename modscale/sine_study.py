@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FIG2_GRID', 'MODULES', 'FIG4_GRID', 'LEARNING_RATE', 'ARM_COLOURS', 'cell_gflop', 'cell_memory', 'cell_kind',
            'stack_width', 'fig2_study', 'sine_waves', 'fig4_study', 'compact', 'rate_study', 'best_rates', 'crossing',
-           'bootstrap_crossings', 'samples_needed', 'name_arms', 'slopes', 'sample_ratio', 'spectrum_table',
-           'panel_means', 'predicted', 'plot_fig2_measured', 'plot_samples', 'plot_loss_curves']
+           'bootstrap_crossings', 'samples_needed', 'name_arms', 'bootstrap_se', 'slopes', 'sample_ratio',
+           'spectrum_table', 'panel_means', 'predicted', 'plot_fig2_measured', 'plot_samples', 'plot_loss_curves']
 
 # %% ../nbs/18_sine_study.ipynb #18-003
 from dataclasses import asdict
@@ -199,6 +199,15 @@ def name_arms(
     kernel = ours.assign(arm='kernel', method='kernel', test_loss=ours.kernel_test_loss)
     return pd.concat([mono, rest, kernel], ignore_index=True)
 
+# %% ../nbs/18_sine_study.ipynb #18-0255
+def bootstrap_se(
+    drawn:np.ndarray, # a statistic of tasks drawn with replacement, shape (draws,)
+    tasks:int, # how many there are
+) -> float: # NaN when a tenth of the draws or more are censored
+    "Standard error from a bootstrap over few tasks: its spread times (S/(S − 1))^½."
+    inside = np.isfinite(drawn)
+    return float(np.std(drawn[inside])*(tasks/(tasks - 1))**.5) if tasks > 1 and inside.mean() > .9 else float('nan')
+
 # %% ../nbs/18_sine_study.ipynb #18-026
 def slopes(
     table:pd.DataFrame, # from `name_arms`
@@ -206,7 +215,7 @@ def slopes(
     k:int=5, # modules of the task
     draws:int=1000, # of the tasks, for the standard error
 ) -> pd.DataFrame: # a row an arm: slope of log n_L against log m, its se, the number of m it rests on, and how many are censored
-    "How samples needed grow with m (18_sine_study, step 4): least squares over the m at which the target is crossed on the grid."
+    "How samples needed grow with m (18_sine_study, step 4): least squares over the m at which the target is crossed; `censored` are left out."
     rows = []
     for arm, group in table[table.k == k].groupby('arm', sort=False):
         found = {m: bootstrap_crossings(one, target, draws)[:2] for m, one in group.groupby('m')}
@@ -216,7 +225,7 @@ def slopes(
             x = np.log(use) - np.log(use).mean()
             def slope(y): return y @ x/(x @ x)
             drawn = slope(np.stack([found[m][1] for m in use], 1))
-            row |= dict(slope=float(slope(np.array([found[m][0] for m in use]))), se=float(np.std(drawn[np.isfinite(drawn)], ddof=1)))
+            row |= dict(slope=float(slope(np.array([found[m][0] for m in use]))), se=bootstrap_se(drawn, group.seed.nunique()))
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -230,17 +239,21 @@ def sample_ratio(
     k:int, # modules of the task
     draws:int=1000, # of the tasks, the same for both arms
 ) -> tuple[float, float, int]: # samples of a over those of b, its standard error, tasks
-    "How many times as many samples arm a needs; where a is censored, a lower bound. Raises `LookupError` when b never reaches the target."
-    part, found = table[(table.m == m) & (table.k == k)], []
-    for arm in (a, b):
+    """How many times as many samples arm a needs. Where a never reaches the target it is a lower bound, with NaN as its error.
+
+    Raises `LookupError` when b, or the first n of the grid, leaves nothing to compare with."""
+    part = table[(table.m == m) & (table.k == k)]
+    def needed(arm):
+        if arm is None: return np.log(m*k), np.full(draws, np.log(m*k)), None
         rows = part[part.arm == arm]
-        if arm is not None and rows.empty: raise LookupError(f'no rows of {arm} at m = {m}, k = {k}')
-        center, drawn, n = bootstrap_crossings(rows, target, draws) if arm is not None else (np.log(m*k), np.full(draws, np.log(m*k)), None)
-        if center == np.inf and arm is b: raise LookupError(f'{arm} does not reach {target} at m = {m}, k = {k}')
-        ends = (-np.inf, np.inf) if n is None else np.log(n[[0, -1]])
-        found.append((np.clip(center, *ends), np.clip(drawn, *ends)))
-    ratio = float(np.exp(found[0][0] - found[1][0]))
-    return ratio, ratio*float(np.std(found[0][1] - found[1][1], ddof=1)), int(part[part.arm == a].seed.nunique())
+        if rows.empty: raise LookupError(f'no rows of {arm} at m = {m}, k = {k}')
+        return bootstrap_crossings(rows, target, draws)
+    (top, many_top, n), (under, many_under, _) = needed(a), needed(b)
+    if not np.isfinite(under) or top == -np.inf: raise LookupError(f'{target} is not crossed by {b}, or not by {a}, at m = {m}, k = {k}')
+    ratio = float(np.exp(min(top, np.log(n[-1])) - under))
+    spread = many_top - many_under
+    tasks = int(part[part.arm == a].seed.nunique())
+    return ratio, ratio*bootstrap_se(spread, tasks) if np.isfinite(top) else float('nan'), tasks
 
 # %% ../nbs/18_sine_study.ipynb #18-030
 def spectrum_table(

@@ -135,6 +135,7 @@ def fit(
         bad = (~losses.isfinite()).nonzero().flatten().tolist()
         if bad: raise FloatingPointError(f'loss of networks {bad} is not finite at step {step} of {steps}')
         if validate: stopping.update(step)
+    if validate and not stopping.loss.isfinite().all(): raise FloatingPointError(f'validation losses are never finite: {stopping.loss.tolist()}')
     if validate: stopping.restore()
     return Fit(stopping.loss, stopping.step, time.perf_counter() - start, steps)
 

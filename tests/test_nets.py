@@ -1,0 +1,46 @@
+"Stacked networks: gradients by hand against automatic ones, and independence of the stack, for any sizes."
+import pytest, torch
+from hypothesis import given, settings, strategies as st
+from modscale.nets import ModularNet, MonolithicNet, flatten_parameters, random_projections
+from modscale.train import fit, gradient_of, minibatches, mse
+
+few = settings(max_examples=25, deadline=None)
+sizes = dict(S=st.integers(1, 3), m=st.integers(1, 4), d=st.integers(1, 3), width=st.integers(1, 9), depth=st.integers(1, 4), B=st.integers(1, 9), K=st.integers(0, 3))
+
+def make(S, m, d, width, depth, K, seed=0):
+    if not K: return MonolithicNet(m, d, width, depth, S, seed)
+    return ModularNet(random_projections(S, K, m, min(2, m), seed), d, width, depth, seed=seed)
+
+def data(S, n, m, d, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(S, n, m, generator=g), torch.randn(S, n, d, generator=g)
+
+@few
+@given(**sizes)
+def test_gradients_by_hand_are_the_automatic_ones(S, m, d, width, depth, B, K):
+    net, (x, y) = make(S, m, d, width, depth, K).double(), data(S, B, m, d)
+    x, y = x.double(), y.double()
+    flat = flatten_parameters(net)
+    losses, by_hand = [], []
+    for loss in (mse, lambda pred, y: mse(pred, y)):                     # the second is not `mse` itself, so it is automatic
+        losses.append(gradient_of(net, loss, B)(x, y).clone())
+        by_hand.append(flat.grad.clone())
+    assert torch.allclose(*losses, rtol=1e-10) and torch.allclose(*by_hand, rtol=1e-9, atol=1e-12)
+    assert by_hand[0].abs().sum() > 0
+
+@few
+@given(m=st.integers(1, 4), width=st.integers(1, 9), depth=st.integers(1, 3), K=st.integers(0, 3), s=st.integers(0, 2))
+def test_a_network_does_not_depend_on_its_stack(m, width, depth, K, s):
+    (x, y), n = data(3, 30, m, 1), torch.tensor([10, 20, 30])
+    stack, alone = make(3, m, 1, width, depth, K, 5), make(1, m, 1, width, depth, K, 5 + s)
+    for net, rows in ((stack, slice(None)), (alone, slice(s, s + 1))):
+        fit(net, minibatches(x[rows], y[rows], n[rows], batch=8), mse, steps=20, validate=lambda net: mse(net(x[rows]), y[rows]), every=5)
+    with torch.no_grad(): assert torch.allclose(stack(x)[s], alone(x[s:s + 1])[0], rtol=1e-4, atol=1e-5)
+
+def test_losses_that_are_never_finite_are_an_error():
+    x, y = data(2, 20, 3, 1)
+    y[1] = torch.inf
+    net, n = MonolithicNet(3, width=4, S=2), torch.tensor([20, 20])
+    with pytest.raises(FloatingPointError, match=r'\[1\]'): fit(net, minibatches(x, y, n, 8), mse, steps=5)
+    with pytest.raises(FloatingPointError, match='never finite'):
+        fit(net, minibatches(x, torch.zeros_like(y), n, 8), mse, steps=5, validate=lambda net: torch.tensor([1., torch.nan]))
