@@ -43,4 +43,4 @@ def test_losses_that_are_never_finite_are_an_error():
     net, n = MonolithicNet(3, width=4, S=2), torch.tensor([20, 20])
     with pytest.raises(FloatingPointError, match=r'\[1\]'): fit(net, minibatches(x, y, n, 8), mse, steps=5)
     with pytest.raises(FloatingPointError, match='never finite'):
-        fit(net, minibatches(x, torch.zeros_like(y), n, 8), mse, steps=5, validate=lambda net: torch.tensor([1., torch.nan]))
+        fit(MonolithicNet(3, width=4, S=2), minibatches(x, torch.zeros_like(y), n, 8), mse, steps=5, validate=lambda net: torch.tensor([1., torch.nan]))
