@@ -224,7 +224,7 @@ def slopes(
         if len(use) > 2:
             x = np.log(use) - np.log(use).mean()
             def slope(y): return y @ x/(x @ x)
-            drawn = slope(np.stack([found[m][1] for m in use], 1))
+            with np.errstate(invalid='ignore'): drawn = slope(np.stack([found[m][1] for m in use], 1))          # censored draws
             row |= dict(slope=float(slope(np.array([found[m][0] for m in use]))), se=bootstrap_se(drawn, group.seed.nunique()))
         rows.append(row)
     return pd.DataFrame(rows)
