@@ -350,6 +350,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'modscale.sine_study.fig4_study': ('sine_study.html#fig4_study', 'modscale/sine_study.py'),
                                      'modscale.sine_study.name_arms': ('sine_study.html#name_arms', 'modscale/sine_study.py'),
                                      'modscale.sine_study.panel_means': ('sine_study.html#panel_means', 'modscale/sine_study.py'),
+                                     'modscale.sine_study.perceptron_parameters': ( 'sine_study.html#perceptron_parameters',
+                                                                                    'modscale/sine_study.py'),
                                      'modscale.sine_study.plot_fig2_measured': ( 'sine_study.html#plot_fig2_measured',
                                                                                  'modscale/sine_study.py'),
                                      'modscale.sine_study.plot_loss_curves': ('sine_study.html#plot_loss_curves', 'modscale/sine_study.py'),
