@@ -335,6 +335,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'modscale.sine.plot_sine': ('sine.html#plot_sine', 'modscale/sine.py'),
                                'modscale.sine.run_cells': ('sine.html#run_cells', 'modscale/sine.py'),
                                'modscale.sine.run_stack': ('sine.html#run_stack', 'modscale/sine.py'),
+                               'modscale.sine.shifted_losses': ('sine.html#shifted_losses', 'modscale/sine.py'),
                                'modscale.sine.stack_kind': ('sine.html#stack_kind', 'modscale/sine.py'),
                                'modscale.sine.stack_samples': ('sine.html#stack_samples', 'modscale/sine.py'),
                                'modscale.sine.start_projections': ('sine.html#start_projections', 'modscale/sine.py'),

@@ -204,8 +204,8 @@ def modular_gradient(
     net:ModularNet, # without `support`; every parameter has a gradient to write to
     B:int, # samples in a batch
 ) -> Callable: # x (S, B, m), y (S, B, d) to each network's squared loss (S,); sets all gradients
-    "The gradient of the squared loss by hand (10_nets, steps 3 and 8)."
-    passes, U, U_grad, sizes, root = Backprop(net.body, B), net.U.detach(), net.U.grad, (net.S, net.K), math.sqrt(net.K)
+    "The gradient of the squared loss by hand (10_nets, steps 3 and 8); projections that require no gradient stay as they are."
+    passes, trained, U, U_grad, sizes, root = Backprop(net.body, B), net.U.requires_grad, net.U.detach(), net.U.grad, (net.S, net.K), math.sqrt(net.K)
     @torch.no_grad()
     def gradient(x, y):
         z = torch.bmm(U.mT.flatten(1, 2), x.mT.contiguous()).view(-1, net.b, B)                     # (S K, b, B)
@@ -213,7 +213,7 @@ def modular_gradient(
         error = out.unflatten(0, sizes).sum(1).div_(root).sub_(y.mT)
         losses = torch.linalg.vecdot(error.flatten(1), error.flatten(1))/B
         out.view(*sizes, -1, B).copy_(error.mul_(2/B/root)[:, None])
-        dz = passes.backward(z, out, inputs=True)
-        U_grad.copy_(torch.bmm(dz.view(net.S, -1, B), x).view(*sizes, net.b, -1).mT)
+        dz = passes.backward(z, out, inputs=trained)
+        if trained: U_grad.copy_(torch.bmm(dz.view(net.S, -1, B), x).view(*sizes, net.b, -1).mT)
         return losses
     return gradient

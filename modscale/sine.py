@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'COLOURS', 'SineCell', 'check_cell', 'count_flops', 'alignment_flops', 'build', 'step_flops', 'budget',
-           'stack_kind', 'stack_samples', 'mean_loss', 'start_projections', 'direction_scores', 'kernel_losses',
-           'run_stack', 'run_cells', 'with_kernel', 'summarise', 'geometric', 'plot_sine', 'plot_directions']
+           'stack_kind', 'stack_samples', 'mean_loss', 'start_projections', 'direction_scores', 'shifted_losses',
+           'kernel_losses', 'run_stack', 'run_cells', 'with_kernel', 'summarise', 'geometric', 'plot_sine',
+           'plot_directions']
 
 # %% ../nbs/13_sine.ipynb #13-003
 import math
@@ -17,14 +18,14 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from .align import Alignment, align, coverage, joint_objective, similarity, wide_start
+from .align import Alignment, align, closed_form, coverage, joint_gradient, paper_objective, similarity, wide_start
 from .nets import ModularNet, MonolithicNet, count_parameters, random_projections
 from .symbols import check, choice, real_above, whole
 from .tasks import FAMILIES, Task, make_task
 from .train import fit, gradient_of, minibatches, mse
 
 # %% ../nbs/13_sine.ipynb #13-005
-METHODS = ('monolithic', 'modular', 'paper', 'ours', 'oracle')
+METHODS = ('monolithic', 'modular', 'frozen', 'paper', 'ours', 'oracle')
 
 # %% ../nbs/13_sine.ipynb #13-007
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class SineCell:
     align_batch:int=1024 # samples of one of them
     batch:int=128 # samples of a training step
     lr:float=3e-3 # Adam's learning rate at the start
+    ood:bool=False # measure on inputs of other distributions, too
 
     def __post_init__(self):
         alone = self.method == 'monolithic'
@@ -88,16 +90,21 @@ def count_flops(
 # %% ../nbs/13_sine.ipynb #13-011
 @cache
 def alignment_flops(
-    n:int, # samples that the rule sees in one step
+    rule:str, # 'joint' or 'paper'
+    batch:int, # samples that the rule sees in one step
+    n:int, # samples of the closed-form fit at the end
     m:int, # inputs
     candidates:int, # directions it optimises
     steps:int, # its optimiser steps
-) -> int: # operations of the joint rule
-    "Operations of the joint rule for sizes alone: one step is counted and multiplied."
-    x, y = torch.randn(n, m), torch.randn(n, dtype=torch.float64)
+) -> int: # operations
+    "Operations of `align` for sizes alone: one step with all frequencies, times `steps`, and the fit of 1,000 samples, scaled to n."
+    x, y = torch.randn(max(batch, 1000), m), torch.randn(max(batch, 1000), dtype=torch.float64)
     kernel = wide_start(candidates, m, seed=0)
-    kernel.U.requires_grad_()
-    return steps * count_flops(lambda: joint_objective(kernel, x, y).backward())
+    kernel.log_bandwidth -= 2
+    fit = count_flops(lambda: closed_form(kernel, x[:1000], y[:1000]))*n/1000
+    for t in (kernel.U, kernel.log_bandwidth, kernel.log_scale, kernel.log_noise): t.requires_grad_()
+    step = {'joint': lambda: joint_gradient(kernel, x[:batch], y[:batch]), 'paper': lambda: paper_objective(kernel, x[:batch], y[:batch]).backward()}
+    return round(steps*count_flops(step[rule]) + fit)
 
 # %% ../nbs/13_sine.ipynb #13-014
 def build(
@@ -107,7 +114,9 @@ def build(
     "The networks of cells that share a stack, each with the start of its own seed."
     one, seeds = cells[0], [c.seed for c in cells]
     if U is None: return MonolithicNet(one.m, width=one.width, depth=one.depth, S=len(cells), seed=seeds)
-    return ModularNet(U, width=one.width, depth=one.depth, seed=seeds)
+    net = ModularNet(U, width=one.width, depth=one.depth, seed=seeds)
+    net.U.requires_grad_(one.method != 'frozen')
+    return net
 
 # %% ../nbs/13_sine.ipynb #13-015
 @cache
@@ -127,23 +136,21 @@ def step_flops(
 def budget(
     cell:SineCell # method and sizes
 ) -> tuple[int, int, int]: # training steps, operations of the cell's own alignment, operations of one training step
-    """Training steps of a cell; with `spend='compute'` never fewer than `cell.steps` (13_sine, step 1).
-
-    The alignment of the paper's rule is counted as nothing."""
+    "Training steps of a cell; with `spend='compute'` never fewer than `cell.steps` (13_sine, step 1)."
     own = step_flops(cell.m, cell.K, cell.width, cell.depth, cell.batch)
-    if cell.method == 'ours' or cell.spend == 'compute':
-        align_cost = alignment_flops(min(cell.cut, cell.align_batch), cell.m, 2*(cell.K or cell.k), cell.align_steps)
-    if cell.method == 'ours': return cell.steps, align_cost, own
-    if cell.spend == 'steps' or cell.method == 'oracle': return cell.steps, 0, own
+    def aligning(rule, candidates): return alignment_flops(rule, min(cell.cut, cell.align_batch), cell.cut, cell.m, candidates, cell.align_steps)
+    align_cost = aligning('joint', 2*cell.K) if cell.method == 'ours' else aligning('paper', cell.K) if cell.method == 'paper' else 0
+    if cell.spend == 'steps' or cell.method in ('ours', 'oracle'): return cell.steps, align_cost, own
     ours = replace(cell, method='ours', K=cell.K or cell.k, width=cell.width if cell.K else 32, depth=cell.depth if cell.K else 2)
-    return max(cell.steps, math.ceil((align_cost + cell.steps*budget(ours)[2])/own)), 0, own
+    steps, ours_align, ours_step = budget(ours)
+    return max(cell.steps, math.ceil((ours_align + steps*ours_step - align_cost)/own)), align_cost, own
 
 # %% ../nbs/13_sine.ipynb #13-019
 def stack_kind(
     cell:SineCell # a network to train
 ) -> tuple: # cells with the same one may share a stack
     "What the networks of a stack must have in common."
-    return cell.method == 'monolithic', cell.m, cell.K, cell.width, cell.depth, cell.batch, cell.lr, budget(cell)[0]
+    return cell.method == 'monolithic', cell.method == 'frozen', cell.ood, cell.m, cell.K, cell.width, cell.depth, cell.batch, cell.lr, budget(cell)[0]
 
 # %% ../nbs/13_sine.ipynb #13-020
 def stack_samples(
@@ -185,7 +192,7 @@ def start_projections(
     "The projections from which the networks of a stack start."
     if cells[0].method == 'monolithic': return None, [None]*len(cells)
     def start(c, s):
-        if c.method == 'modular': return random_projections(1, c.K, c.m, seed=c.seed)[0], None
+        if c.method in ('modular', 'frozen'): return random_projections(1, c.K, c.m, seed=c.seed)[0], None
         if c.method == 'oracle': return torch.as_tensor(np.resize(c.task().U, (c.K, c.m)), dtype=torch.float32)[..., None], None
         data = x[s, :c.cut].cpu().numpy(), y[s, :c.cut, 0].cpu().numpy()
         rule = 'joint' if c.method == 'ours' else 'paper'
@@ -204,6 +211,22 @@ def direction_scores(
     learned = torch.nn.functional.normalize(U.detach()[..., 0].cpu(), dim=2).numpy()
     pairs = [(u, c.task().U) for u, c in zip(learned, cells)]
     return {f'coverage_{when}': [coverage(*p) for p in pairs], f'similarity_{when}': [similarity(*p) for p in pairs]}
+
+# %% ../nbs/13_sine.ipynb #13-0285
+def shifted_losses(
+    net:torch.nn.Module, # stack of S networks
+    tasks:list[Task], # T tasks
+    source:torch.Tensor, # task of each network, int64, shape (S,)
+    count:int=5000, # fresh samples of each task and kind of inputs
+) -> dict: # columns wide_loss, shifted_loss, unseen_loss: a list of S numbers each
+    "Losses on inputs of other distributions (09_tasks); `unseen` needs two modules and is left out for a task with one."
+    zero, rows = torch.zeros_like(source), {}
+    for kind in ('wide', 'shifted', 'unseen'):
+        if kind == 'unseen' and min(t.k for t in tasks) < 2: continue
+        data = zip(*[t.sample(count, 2, inputs=kind) for t in tasks])
+        x, y = (torch.as_tensor(np.stack(a), dtype=torch.float32, device=source.device) for a in data)
+        rows[f'{kind}_loss'] = mean_loss(net, x, y[..., None], source, zero, zero + count).tolist()
+    return rows
 
 # %% ../nbs/13_sine.ipynb #13-029
 def kernel_losses(
@@ -238,6 +261,7 @@ def run_stack(
     rows |= dict(p=count_parameters(net), train_steps=steps, best_step=done.best_step.tolist(), train_seconds=done.seconds/len(cells),
                  align_seconds=[f.seconds if f else 0. for f in found], align_gflop=[budget(c)[1]/1e9 for c in cells],
                  train_gflop=steps*budget(one)[2]/1e9)
+    if one.ood: rows |= shifted_losses(net, tasks, source)
     rows |= kernel_losses(found, dict(kernel_test_loss=lambda s: (fresh_x[source[s]], fresh_y[source[s]])))
     rows |= dict(coverage_start=np.nan, similarity_start=np.nan, coverage_end=np.nan, similarity_end=np.nan)
     if U is not None: rows |= direction_scores(cells, U, 'start') | direction_scores(cells, net.U, 'end')
@@ -288,7 +312,7 @@ def geometric(
     return logs.assign(mean=mean, below=mean - low, above=high - mean).drop(columns='se')
 
 # %% ../nbs/13_sine.ipynb #13-047
-COLOURS = dict(monolithic='#7f7f7f', modular='#1f77b4', paper='#9467bd', ours='#d62728', oracle='#2ca02c', kernel='#ff7f0e')
+COLOURS = dict(monolithic='#7f7f7f', modular='#1f77b4', frozen='#17becf', paper='#9467bd', ours='#d62728', oracle='#2ca02c', kernel='#ff7f0e')
 
 def plot_sine(
     table:pd.DataFrame # rows of `run_sine` for several cells
