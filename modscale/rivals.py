@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['RIVALS', 'NEEDS', 'STUDY', 'Found', 'additive_fit', 'random_rival', 'paper_rival', 'our_rival', 'linear_part',
-           'detrended_rival', 'pursuit_rival', 'first_rows', 'sir_rival', 'phd_rival', 'projected_kernel', 'gp_rival',
-           'boosting_rival', 'ridge_rival', 'network_rival', 'installed_rivals', 'fit_rival', 'rival_task',
-           'summarise_rivals', 'compare_rivals', 'study_cells', 'read_rivals', 'run_rivals']
+           'detrended_rival', 'pursuit_rival', 'first_rows', 'sir_directions', 'phd_directions', 'sir_rival',
+           'phd_rival', 'projected_kernel', 'gp_rival', 'boosting_rival', 'ridge_rival', 'network_rival',
+           'installed_rivals', 'fit_rival', 'rival_task', 'summarise_rivals', 'compare_rivals', 'study_cells',
+           'read_rivals', 'run_rivals', 'rival_texts', 'plot_rivals']
 
 # %% ../nbs/31_rivals.ipynb #31-003
 import json
@@ -119,16 +120,33 @@ def first_rows(
     U = np.real(np.asarray(params)).T[:K]
     return U/np.linalg.norm(U, axis=1, keepdims=True)
 
+def sir_directions(
+    x:np.ndarray, # inputs, shape (n, m)
+    y:np.ndarray, # targets, shape (n,)
+    K:int, # directions wanted
+) -> np.ndarray: # shape (min(K, m), m), unit rows
+    "Sliced inverse regression, 20 samples a slice."
+    from statsmodels.regression.dimred import SlicedInverseReg
+    return first_rows(SlicedInverseReg(y, x).fit(slice_n=20).params, K)
+
+def phd_directions(
+    x:np.ndarray, # inputs, shape (n, m)
+    y:np.ndarray, # targets, shape (n,)
+    K:int, # directions wanted
+) -> np.ndarray: # shape (min(K, m), m), unit rows
+    "Principal Hessian directions of what a linear fit leaves."
+    from statsmodels.regression.dimred import PHD
+    return first_rows(PHD(y, x).fit(resid=True).params, K)
+
+# %% ../nbs/31_rivals.ipynb #31-0115
 def sir_rival(x, y, K, seed) -> Found:
     "Sliced inverse regression; it gives no more than m directions."
-    from statsmodels.regression.dimred import SlicedInverseReg
-    U = first_rows(SlicedInverseReg(y, x).fit(slice_n=20).params, K)
+    U = sir_directions(x, y, K)
     return Found(U, additive_fit(U, x, y).predict)
 
 def phd_rival(x, y, K, seed) -> Found:
     "Principal Hessian directions; it gives no more than m."
-    from statsmodels.regression.dimred import PHD
-    U = first_rows(PHD(y, x).fit(resid=True).params, K)
+    U = phd_directions(x, y, K)
     return Found(U, additive_fit(U, x, y).predict)
 
 # %% ../nbs/31_rivals.ipynb #31-012
@@ -321,10 +339,47 @@ def run_rivals(
                       rows=len(rows), failed=sum(isinstance(r['error'], str) and r['error'] != '' for r in rows),
                       wall_seconds=round(time.perf_counter() - start, 1), environment=made)
         write_whole(Path(out)/'run.json', json.dumps(record, indent=1) + '\n')
-    for cell in study_cells(study, rivals):
-        if cell in done: continue
-        made = dict(align=code_hash(('align',)), finished=datetime.now(timezone.utc).isoformat(timespec='seconds'))
-        rows.append(rival_task(*cell) | made)
-        write_whole(Path(out)/'rivals.csv', pd.DataFrame(rows).to_csv(index=False))
-    store()
+    try:
+        for cell in study_cells(study, rivals):
+            if cell in done: continue
+            row = rival_task(*cell)
+            rows.append(row | dict(align=code_hash(('align',)), finished=datetime.now(timezone.utc).isoformat(timespec='seconds')))
+            write_whole(Path(out)/'rivals.csv', pd.DataFrame(rows).to_csv(index=False))
+    finally: store()
     return read_rivals(out)
+
+# %% ../nbs/31_rivals.ipynb #31-038
+def rival_texts(
+    table:pd.DataFrame, # of `summarise_rivals`
+    value:str, # 'coverage', 'r2', 'seconds' or 'cpu_seconds'
+) -> pd.DataFrame: # a row a rival, a column a setting; mean ± standard error, the number of tasks in the column's name
+    "One measure of all rivals as text."
+    choice('value', value, ('coverage', 'r2', 'seconds', 'cpu_seconds'))
+    def text(mean, se): return '' if np.isnan(mean) else f'{mean:.3g}' + ('' if np.isnan(se) else f' ± {se:.1g}')
+    cells = [text(*v) for v in zip(table[value], table[f'{value}_se'])]
+    cells = [c + (f' ({t - f} tasks)' if t - f < most else '') + (f' ({f} failed)' if f else '')
+             for c, t, f, most in zip(cells, table.tasks, table.failed, table.groupby(['family', 'm', 'k', 'n']).tasks.transform('max'))]
+    names = [f'{r.family} m={r.m} k={r.k} n={r.n}' for r in table.itertuples()]
+    return table.assign(cell=cells, setting=names).pivot(index='rival', columns='setting', values='cell').reindex(
+        index=list(dict.fromkeys(table.rival)), columns=list(dict.fromkeys(names))).fillna('')
+
+# %% ../nbs/31_rivals.ipynb #31-048
+def plot_rivals(
+    table:pd.DataFrame, # of `summarise_rivals`
+): # a matplotlib Figure with a column a setting
+    "Test loss 1 − R² against coverage and against seconds."
+    import matplotlib.pyplot as plt
+    groups = list(table.groupby(['family', 'm', 'k', 'n'], sort=False))
+    colours = {name: f'C{i}' if i < 10 else 'k' for i, name in enumerate(RIVALS)}
+    fig, axes = plt.subplots(2, len(groups), figsize=(3*len(groups), 5.6), sharey=True, squeeze=False)
+    for (top, low), ((family, m, k, n), group) in zip(axes.T, groups):
+        for r in group.itertuples():
+            style = dict(color=colours[r.rival], marker='s' if np.isnan(r.coverage) else 'o', ls='', capsize=2)
+            top.errorbar([r.coverage], [1 - r.r2], xerr=[r.coverage_se], yerr=[r.r2_se], **style)
+            low.errorbar([r.seconds], [1 - r.r2], yerr=[r.r2_se], label=r.rival, **style)
+        top.set(title=f'{family}, m={m}, k={k}, n={n}', xlabel='coverage', yscale='log')
+        low.set(xlabel='seconds', xscale='log', yscale='log')
+    for ax in axes[:, 0]: ax.set_ylabel(r'test loss $1-R^2$')
+    fig.legend(*max((ax.get_legend_handles_labels() for ax in axes[1]), key=lambda h: len(h[1])), loc='lower center', ncol=6, frameon=False)
+    fig.tight_layout(rect=(0, .1, 1, 1))
+    return fig

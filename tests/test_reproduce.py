@@ -138,8 +138,12 @@ def test_claims_come_from_the_files(digits, run_cli, tmp_path):
     assert rows['pinv.max_dev_se']['verdict'] == 'not run' and rows['pinv.max_dev_se']['ours'] is None
 
 def test_bench_command(run_cli):
-    rows = json.loads(run_cli('bench', 'align', '--repeat', '1', '--json').stdout)
-    assert set(rows[0]) == {'work', 'ours_seconds', 'peer', 'peer_seconds', 'ratio'} and all(r['ratio'] > 0 for r in rows)
+    rows = json.loads(run_cli('bench', 'align', '--repeat', '1', '--json', timeout=300).stdout)
+    timed, scored = {'work', 'ours_seconds', 'peer', 'peer_seconds', 'ratio'}, {f'{who}_{v}' for who in ('ours', 'peer') for v in ('coverage', 'r2')}
+    assert all(set(r) == timed | scored | {'peer_failed'} and r['ratio'] > 0 for r in rows)
+    peers = {r['peer']: r for r in rows}
+    assert {'exact RBF kernel, Cholesky', 'random', 'paper', 'detrended', 'boosting', 'ridge', 'network'} <= set(peers)
+    assert peers['random']['peer_coverage'] < peers['random']['ours_coverage'] and peers['boosting']['peer_coverage'] is None
 
 def bad(words, message, **files): return pytest.param(words, message, files, id=' '.join(words))
 
