@@ -211,10 +211,11 @@ def align_races(
 # %% ../nbs/21_bench.ipynb #21-0222
 def rival_rows(
     tasks:int, # sine-wave tasks, one fit of each rival on each
+    rivals:list[str]|None=None, # of 31_rivals, besides ours; None: all that are installed
 ) -> pd.DataFrame: # a row a rival: as of `run_race`, then coverage (missing for a black box) and R² of both, and tasks on which the peer failed
     "The rule and its prediction against every installed rival (31_rivals)."
     from modscale.rivals import compare_rivals
-    table = compare_rivals('sine', 5, 5, 400, range(tasks)).set_index('rival')
+    table = compare_rivals('sine', 5, 5, 400, range(tasks), rivals and ['ours', *rivals]).set_index('rival')
     ours = table.loc['ours']
     def row(name, peer):
         both = {f'{who}_{value}': one[value] for value in ('coverage', 'r2') for who, one in (('ours', ours), ('peer', peer))}

@@ -246,7 +246,9 @@ def fit_rival(
 ) -> Found: # with both times
     "Fit one rival and time it, searches for hyper-parameters included, loading of packages not. Raises `ValueError` for an unknown name, and what the rival raises."
     choice('name', name, RIVALS), whole('K', K), whole('seed', seed, 0)
-    for module in ('sklearn.ensemble', 'sklearn.kernel_ridge', 'sklearn.model_selection', *NEEDS.get(name, ())[:1]): import_module(module)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')                                             # GPyTorch is loaded with a deprecated part of PyTorch
+        for module in ('sklearn.ensemble', 'sklearn.kernel_ridge', 'sklearn.model_selection', *NEEDS.get(name, ())[:1]): import_module(module)
     wall, cpu = time.perf_counter(), time.process_time()
     found = RIVALS[name](x, y, K, seed)
     return replace(found, seconds=time.perf_counter() - wall, cpu_seconds=time.process_time() - cpu)
@@ -279,7 +281,7 @@ def summarise_rivals(
 ) -> pd.DataFrame: # a row for each setting and rival: means over tasks, `_se` for standard errors, tasks, failed, the first error
     "Means and standard errors over the tasks on which a rival did not fail; the failures are counted beside them."
     values, by = ['coverage', 'r2', 'seconds', 'cpu_seconds'], ['family', 'm', 'k', 'n', 'rival']
-    rows = rows.assign(error=rows.error.fillna(''))
+    rows = rows.assign(error=rows.error.astype(object).fillna(''))
     groups = rows.groupby(by, sort=False)
     table = groups[values].mean().join(groups[values].sem().add_suffix('_se'))
     failures = groups.error.agg(tasks='size', failed=lambda e: int((e != '').sum()), error=lambda e: next((t for t in e if t), ''))
@@ -355,10 +357,13 @@ def rival_texts(
 ) -> pd.DataFrame: # a row a rival, a column a setting; mean ± standard error, the number of tasks in the column's name
     "One measure of all rivals as text."
     choice('value', value, ('coverage', 'r2', 'seconds', 'cpu_seconds'))
-    def text(mean, se): return '' if np.isnan(mean) else f'{mean:.3g}' + ('' if np.isnan(se) else f' ± {se:.1g}')
-    cells = [text(*v) for v in zip(table[value], table[f'{value}_se'])]
-    cells = [c + (f' ({t - f} tasks)' if t - f < most else '') + (f' ({f} failed)' if f else '')
-             for c, t, f, most in zip(cells, table.tasks, table.failed, table.groupby(['family', 'm', 'k', 'n']).tasks.transform('max'))]
+    form = '.3g' if 'seconds' in value else '.3f'
+    def text(mean, se, tasks, failed, most):
+        if np.isnan(mean): return f'{failed} failed' if failed else ''
+        count = (f' ({tasks - failed} tasks)' if tasks - failed < most else '') + (f' ({failed} failed)' if failed else '')
+        return f'{mean:{form}}' + ('' if np.isnan(se) else f' ± {se:{form}}') + count
+    most = table.groupby(['family', 'm', 'k', 'n']).tasks.transform('max')
+    cells = [text(*v) for v in zip(table[value], table[f'{value}_se'], table.tasks, table.failed, most)]
     names = [f'{r.family} m={r.m} k={r.k} n={r.n}' for r in table.itertuples()]
     return table.assign(cell=cells, setting=names).pivot(index='rival', columns='setting', values='cell').reindex(
         index=list(dict.fromkeys(table.rival)), columns=list(dict.fromkeys(names))).fillna('')
@@ -379,6 +384,7 @@ def plot_rivals(
             low.errorbar([r.seconds], [1 - r.r2], yerr=[r.r2_se], label=r.rival, **style)
         top.set(title=f'{family}, m={m}, k={k}, n={n}', xlabel='coverage', yscale='log')
         low.set(xlabel='seconds', xscale='log', yscale='log')
+        low.xaxis.set_minor_formatter(plt.NullFormatter())
     for ax in axes[:, 0]: ax.set_ylabel(r'test loss $1-R^2$')
     fig.legend(*max((ax.get_legend_handles_labels() for ax in axes[1]), key=lambda h: len(h[1])), loc='lower center', ncol=6, frameon=False)
     fig.tight_layout(rect=(0, .1, 1, 1))
