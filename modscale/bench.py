@@ -212,7 +212,7 @@ def align_races(
 def rival_rows(
     tasks:int, # sine-wave tasks, one fit of each rival on each
     rivals:list[str]|None=None, # of 31_rivals, besides ours; None: all that are installed
-) -> pd.DataFrame: # a row a rival: as of `run_race`, then coverage (missing for a black box) and R² of both, and tasks on which the peer failed
+) -> pd.DataFrame: # a row a rival: as of `run_race`; coverage (none for a black box) and R² of both; tasks on which the peer failed
     "The rule and its prediction against every installed rival (31_rivals)."
     from modscale.rivals import compare_rivals
     table = compare_rivals('sine', 5, 5, 400, range(tasks), rivals and ['ours', *rivals]).set_index('rival')
