@@ -82,13 +82,12 @@ class Backprop:
         self.h, self.g = ([W.new_empty(len(W), W.shape[1], B) for W in self.W] for _ in 'hg')
         self.W_T, self.h_T = [W.mT for W in self.W], [h.mT for h in self.h]
 
-    def forward(self, z:torch.Tensor) -> torch.Tensor:
-        "Outputs (G, d_out, B) at inputs z (G, d_in, B); a buffer, and free to be overwritten."
+    def forward(self, z:torch.Tensor, scale:float=1.) -> torch.Tensor:
+        "Outputs (G, d_out, B) at inputs z (G, d_in, B), times `scale`; a buffer, and free to be overwritten."
         h = z
-        for W, c, out in zip(self.W, self.c, self.h):
-            h = torch.mul(W, h, out=out).add_(c) if W.shape[2] == 1 else torch.baddbmm(c, W, h, out=out)
-            if out is not self.h[-1]: h.relu_()
-        return h
+        for W, c, out in zip(self.W[:-1], self.c, self.h):
+            h = (torch.mul(W, h, out=out).add_(c) if W.shape[2] == 1 else torch.baddbmm(c, W, h, out=out)).relu_()
+        return torch.baddbmm(self.c[-1], self.W[-1], h, beta=scale, alpha=scale, out=self.h[-1])
 
     def backward(self, z:torch.Tensor, d:torch.Tensor, inputs:bool=False) -> torch.Tensor|None:
         "Write the gradient of every weight and bias, from that of the outputs, d (G, d_out, B); return that of the inputs if wanted."
@@ -139,15 +138,15 @@ class MonolithicNet(nn.Module):
     def forward(self, x:torch.Tensor) -> torch.Tensor: return self.body(x)
 
     def mse_gradient(self, B:int) -> Callable:
-        "Function of x (S, B, m), y (S, B, d) that gives each network's squared loss (S,), as `mse` of 11_train, and sets all gradients."
+        "Function of x (S, B, m), y (S, B, d) that sets all gradients and gives each network's squared loss (S,), as `mse` of 11_train, if wanted."
         passes = Backprop(self.body, B)
         @torch.no_grad()
-        def gradient(x, y):
-            x = x.mT.contiguous()
-            error = passes.forward(x).sub_(y.mT)
-            losses = torch.linalg.vecdot(error.flatten(1), error.flatten(1))/B
-            passes.backward(x, error.mul_(2/B))
-            return losses
+        def gradient(x, y, losses=True):
+            x = x.mT.contiguous()                                                 # both products with it are faster than with a view
+            error = passes.forward(x, 2/B).sub_(y.mT, alpha=2/B)                  # the gradient of the loss by the outputs
+            value = torch.linalg.vecdot(error.flatten(1), error.flatten(1))*(B/4) if losses else None
+            passes.backward(x, error)
+            return value
         return gradient
 
 # %% ../nbs/10_nets.ipynb #10-028
@@ -203,17 +202,17 @@ class ModularNet(nn.Module):
 def modular_gradient(
     net:ModularNet, # without `support`; every parameter has a gradient to write to
     B:int, # samples in a batch
-) -> Callable: # x (S, B, m), y (S, B, d) to each network's squared loss (S,); sets all gradients
+) -> Callable: # x (S, B, m), y (S, B, d) and whether losses are wanted, to each network's squared loss (S,); sets all gradients
     "The gradient of the squared loss by hand (10_nets, steps 3 and 8); projections that require no gradient stay as they are."
     passes, trained, U, U_grad, sizes, root = Backprop(net.body, B), net.U.requires_grad, net.U.detach(), net.U.grad, (net.S, net.K), math.sqrt(net.K)
     @torch.no_grad()
-    def gradient(x, y):
+    def gradient(x, y, losses=True):
         z = torch.bmm(U.mT.flatten(1, 2), x.mT.contiguous()).view(-1, net.b, B)                     # (S K, b, B)
-        out = passes.forward(z)
-        error = out.unflatten(0, sizes).sum(1).div_(root).sub_(y.mT)
-        losses = torch.linalg.vecdot(error.flatten(1), error.flatten(1))/B
-        out.view(*sizes, -1, B).copy_(error.mul_(2/B/root)[:, None])
-        dz = passes.backward(z, out, inputs=trained)
+        out = passes.forward(z, 2/B/net.K).view(*sizes, -1, B)
+        error = out.sum(1).sub_(y.mT, alpha=2/B/root)                             # the gradient of the loss by each module's output
+        value = torch.linalg.vecdot(error.flatten(1), error.flatten(1))*(B*net.K/4) if losses else None
+        out.copy_(error[:, None])
+        dz = passes.backward(z, out.flatten(0, 1), inputs=trained)
         if trained: U_grad.copy_(torch.bmm(dz.view(net.S, -1, B), x).view(*sizes, net.b, -1).mT)
-        return losses
+        return value
     return gradient
