@@ -402,7 +402,7 @@ def longer_gain(
     "What further steps change, on the same tasks; monolithic networks are held against those with the compute of ours."
     by = ['arm', 'm', 'k', 'n', 'seed']
     usual, more = (name_arms(t) for t in (table, longer))
-    more = more.assign(arm=more.arm.replace('monolithic, equal steps', 'monolithic'))
+    more = more[more.arm != 'kernel'].assign(arm=more.arm.replace('monolithic, equal steps', 'monolithic'))
     both = more.merge(usual, on=by, suffixes=('_more', ''))
     for loss in ('test', 'train'): both[loss] = np.log(both[f'{loss}_loss_more']/both[f'{loss}_loss'])
     groups = both.groupby(by[:-1], sort=False)
@@ -464,10 +464,11 @@ def predicted(
     table:pd.DataFrame, # from `spectrum_table`
 ) -> pd.DataFrame: # ten rows a cell: train, the expected training loss, and test, a tenth of the law of one run's test loss each
     "What Theorem 1 says of each cell with the fitted constants: rows whose quantiles are those of single runs, finite at the peak."
-    p, m = fit.p_scale*table.p.to_numpy(), table.m.to_numpy()
+    one = table[['n', 'p', 'm']].drop_duplicates()                         # k and seed make no difference to the theory
+    n, p, m = one.n.to_numpy(), fit.p_scale*one.p.to_numpy(), one.m.to_numpy()
     T1, T2 = head_trace(p, m, fit.Omega, fit.c), tail_trace(p, m, fit.Omega, fit.c)
-    train = theorem1(table.n.to_numpy(), p, T1, T2)[0]
-    return pd.concat([table.assign(train=train, test=loss_quantile(q, table.n.to_numpy(), p, T1, T2)) for q in LEVELS], ignore_index=True)
+    law = pd.concat([one.assign(train=theorem1(n, p, T1, T2)[0], test=loss_quantile(q, n, p, T1, T2)) for q in LEVELS])
+    return table.merge(law, on=['n', 'p', 'm'])
 
 # %% ../nbs/18_sine_study.ipynb #18-033
 def plot_fig2_measured(
@@ -510,14 +511,14 @@ def plot_samples(
 ): # a matplotlib Figure, one panel a target
     "Figure 4a: samples needed against m, 95 % intervals; open triangles are bounds; dash-dotted: three samples a projection parameter."
     import matplotlib.pyplot as plt
-    targets = sorted(needed.target.unique(), reverse=True)
+    targets, top = sorted(needed.target.unique(), reverse=True), needed.samples.max()
     fig, axes = plt.subplots(1, len(targets), figsize=(4.4*len(targets) + 1.8, 4), sharey=True, squeeze=False)
     for ax, target in zip(axes[0], targets):
         part = needed[(needed.target == target) & (needed.k == k)]
         for i, (arm, rows) in enumerate(part.groupby('arm', sort=False)):
             rows = rows.sort_values('m')
             seen, x, style = rows.censored == '', rows.m*(1 + .012*(i - 4)), arm_style(arm)
-            high = rows.high.where(np.isfinite(rows.high), rows.samples)
+            high = rows.high.replace(np.inf, top)                             # open upwards
             width = [(rows.samples - rows.low)[seen].clip(lower=0), (high - rows.samples)[seen].clip(lower=0)]
             ax.errorbar(x[seen], rows.samples[seen], width, capsize=2, lw=1.2, elinewidth=.7, **style)
             for mark, kind in (('^', 'above'), ('v', 'below')):
