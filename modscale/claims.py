@@ -60,10 +60,11 @@ def judge(
 ) -> dict: # one row of the claims table
     "The verdict on a claim."
     row = dict(id=claim.id, claim=claim.text, notebook=claim.notebook, paper=claim.paper, sense=claim.sense, verdict='not run', run=run)
-    try: value, se, count = (None, None, 0) if table is None else claim.measure(table)
+    try:
+        value, se, count = (None, None, 0) if table is None else claim.measure(table)
+        bound, bound_se = claim.bound(table) if count and callable(claim.bound) else (claim.bound, 0.)
     except LookupError: return row | dict(run='')
     if not count: return row | dict(run='')
-    bound, bound_se = claim.bound(table) if callable(claim.bound) else (claim.bound, 0.)
     met = value <= bound if claim.sense == '<=' else value >= bound
     error = float(np.hypot(se, bound_se))                             # NaN for a single seed: no distance is stated then
     if claim.dataset and 'dataset' in table and claim.dataset != table.dataset.iloc[0]: row['paper'] = None

@@ -171,7 +171,7 @@ def study_parts() -> list[Part]:
             part('fig4', 'Figure 4a: samples needed against m', 'Samples for a loss rise with m for a monolithic network, and less for a modular one.',
                  draw_fig4, needed, s.fig4_study),
             part('longer', 'Figure 4a with four times the steps', 'The paper trains for a fixed number of steps.',
-                 lambda t: dict(longer=s.plot_loss_curves(s.name_arms(t))), lambda t: s.train_and_test(s.name_arms(t)), s.longer_study),
+                 lambda t: dict(longer=s.plot_loss_curves(s.name_arms(t), tuple(dict.fromkeys(zip(t.m, t.k))))), lambda t: s.train_and_test(s.name_arms(t)), s.longer_study),
             part('families', 'Other families than sines', 'The paper has sines only, on inputs of one distribution.',
                  lambda t: dict(families=s.plot_family_losses(s.name_arms(t))),
                  lambda t: digest(s.name_arms(t), ['family', 'arm', 'n'], ['test_loss', 'wide_loss', 'shifted_loss', 'unseen_loss']), s.families_study)]
