@@ -301,6 +301,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'modscale.reproduce.figure_parts': ('reproduce.html#figure_parts', 'modscale/reproduce.py'),
                                     'modscale.reproduce.image_part': ('reproduce.html#image_part', 'modscale/reproduce.py'),
                                     'modscale.reproduce.peak_memory': ('reproduce.html#peak_memory', 'modscale/reproduce.py'),
+                                    'modscale.reproduce.redraw': ('reproduce.html#redraw', 'modscale/reproduce.py'),
+                                    'modscale.reproduce.report_stored': ('reproduce.html#report_stored', 'modscale/reproduce.py'),
                                     'modscale.reproduce.reproduce': ('reproduce.html#reproduce', 'modscale/reproduce.py'),
                                     'modscale.reproduce.run_cells': ('reproduce.html#run_cells', 'modscale/reproduce.py'),
                                     'modscale.reproduce.run_study': ('reproduce.html#run_study', 'modscale/reproduce.py'),

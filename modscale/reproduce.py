@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SCALES', 'DATASETS', 'SINE', 'IMAGES', 'TEMPLATE', 'Setup', 'Part', 'digest', 'theory_parts', 'figure_parts',
            'sine_part', 'study_parts', 'image_part', 'draw_images', 'all_parts', 'run_study', 'run_cells',
-           'figure_names', 'write_part', 'peak_memory', 'write_run', 'check_same_run', 'write_report', 'reproduce']
+           'figure_names', 'write_part', 'peak_memory', 'write_run', 'check_same_run', 'write_report', 'report_stored',
+           'reproduce', 'redraw']
 
 # %% ../nbs/20_reproduce.ipynb #20-003
 import base64
@@ -382,6 +383,18 @@ def write_report(
                                             total=sum(p['seconds'] for p in run['parts'].values()))
     return write_whole(out/'report.html', page)
 
+# %% ../nbs/20_reproduce.ipynb #20-0305
+def report_stored(
+    out:Path, # output folder with run.json
+) -> pd.DataFrame: # the claims table
+    "Write claims.csv and report.html from the tables and figures that `out` holds."
+    stored, parts = read_run(out), all_parts()
+    claims = claims_table([stored])
+    write_whole(out/'claims.csv', claims.to_csv(index=False))
+    sections = [(p, stored.table(p.name), figure_names(p, out)) for p in parts.values() if p.name in stored.info['parts']]
+    write_report(out, stored.info, sections, claims)
+    return claims
+
 # %% ../nbs/20_reproduce.ipynb #20-031
 def reproduce(
     setup:Setup, # what is asked for
@@ -400,10 +413,21 @@ def reproduce(
     wanted = [p for name, p in parts.items() if not only or name in only]
     done = run_cells(wanted, setup, out, progress)
     for p in wanted: write_part(p, done[p.name][0], out)
-    run = write_run(setup, {name: made for name, (_, made) in done.items()}, out, time.perf_counter() - start)
-    stored = read_run(out)
-    claims = claims_table([stored])
-    write_whole(out/'claims.csv', claims.to_csv(index=False))
-    sections = [(p, stored.table(p.name), figure_names(p, out)) for p in parts.values() if p.name in run['parts']]
-    write_report(out, run, sections, claims)
-    return claims
+    write_run(setup, {name: made for name, (_, made) in done.items()}, out, time.perf_counter() - start)
+    return report_stored(out)
+
+# %% ../nbs/20_reproduce.ipynb #20-0315
+def redraw(
+    out:str|Path, # output folder of an earlier call
+) -> pd.DataFrame: # the claims table
+    """Draw figures, claims and report of a stored run anew, by the present code, from its tables; nothing is computed.
+
+    Raises `ValueError` when `out` holds no run."""
+    out = Path(out)
+    stored = read_run(out) if out.is_dir() else None
+    if not stored: raise ValueError(f'out must hold a run to draw anew, got out={str(out)!r}')
+    for name, part in all_parts().items():
+        if name not in stored.info['parts']: continue
+        (out/'figures'/f'{name}.json').unlink(missing_ok=True)                    # undone until all its figures are there
+        write_part(part, stored.table(name), out)
+    return report_stored(out)
