@@ -22,7 +22,8 @@ setup(
     packages=find_packages(include=[cfg['lib_name'], cfg['lib_name'] + '.*']),
     install_requires=words('requirements'),
     extras_require={'bench': words('bench_requirements'), 'dask': words('dask_requirements'), 'ray': words('ray_requirements'),
-                    'dev': words('dev_requirements') + words('dask_requirements')},          # its tests start a Dask cluster
+                    'rivals': words('rivals_requirements'),
+                    'dev': words('dev_requirements') + words('dask_requirements') + words('rivals_requirements')},      # tests use both
     entry_points={'console_scripts': words('console_scripts'),
                   'nbdev': [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]},
     cmdclass={'sdist': sdist}, zip_safe=False)

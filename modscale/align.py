@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['wave_numbers', 'feature_weights', 'fourier_features', 'quadratic_and_logdet', 'neg_log_evidence', 'coverage',
            'similarity', 'Kernel', 'wide_start', 'paper_objective', 'joint_objective', 'gram_factor', 'joint_gradient',
-           'optimise_kernel', 'merge_copies', 'Alignment', 'closed_form', 'check_data', 'align', 'plot_alignment']
+           'optimise_kernel', 'residual_of', 'module_gain', 'climb', 'propose', 'reseed', 'swap_weak', 'merge_copies',
+           'Alignment', 'closed_form', 'check_data', 'align', 'plot_alignment']
 
 # %% ../nbs/12_align.ipynb #12-003
 import math
@@ -101,6 +102,10 @@ class Kernel:
     def features(self, x:torch.Tensor) -> torch.Tensor:
         "Features of each module at `x` of shape (n, m); shape (n, K, q)."
         return fourier_features(x @ self.U.T, self.log_bandwidth.exp()) * self.log_scale.exp()[:, None]
+
+    def subset(self, keep:list[int]) -> 'Kernel':
+        "The kernel of some of its modules, in tensors of its own."
+        return Kernel(self.U[keep].clone(), self.log_bandwidth[keep].clone(), self.log_scale[keep].clone(), self.log_noise.clone())
 
     @torch.no_grad()
     def project_to_domain(self, directions_only:bool=False):
@@ -215,6 +220,128 @@ def optimise_kernel(
     for t in learned: t.requires_grad_(False)
     return history
 
+# %% ../nbs/12_align.ipynb #12-0252
+@torch.no_grad()
+def residual_of(
+    kernel:Kernel, # modules that explain a part
+    x:torch.Tensor, # inputs, shape (n, m)
+    y:torch.Tensor, # standardised targets, float64, shape (n,)
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]: # α = C⁻¹y (n,); what each module explains (n, K); L⁻¹Φᵀ (D, n); all float64
+    "What the modules leave over, and what is needed to score others (12_align, step 8)."
+    Phi = kernel.features(x).double()
+    flat, lam = Phi.flatten(1), kernel.log_noise.exp()
+    factor = gram_factor(flat, lam)
+    theta = torch.cholesky_solve((flat.T @ y)[:, None], factor)[:, 0]
+    return (y - flat @ theta)/lam, (Phi*theta.view(Phi.shape[1:])).sum(2), torch.linalg.solve_triangular(factor, flat.T, upper=False)
+
+# %% ../nbs/12_align.ipynb #12-0253
+@torch.no_grad()
+def module_gain(
+    kernel:Kernel, # present modules
+    x:torch.Tensor, # inputs, shape (n, m)
+    y:torch.Tensor, # standardised targets, float64, shape (n,)
+    U:torch.Tensor, # directions of new modules, shape (R, m)
+    bandwidth:float, # of their kernels
+) -> torch.Tensor: # gain of each, above one when the evidence wants it, float64, shape (R,)
+    "What the evidence gains from one more module, for each of R directions (12_align, step 8)."
+    alpha, _, white = residual_of(kernel, x, y)
+    Phi = fourier_features(x @ U.T, torch.full((len(U),), bandwidth, device=x.device)).double()                # (n, R, q)
+    explained = torch.einsum('n,nRq->Rq', alpha, Phi).square().sum(1)
+    seen = (white @ Phi.flatten(1)).unflatten(1, Phi.shape[1:]).square().sum((0, 2))
+    return explained/((Phi.square().sum((0, 2)) - seen)/kernel.log_noise.exp()) * len(x)/(y @ alpha)
+
+# %% ../nbs/12_align.ipynb #12-0257
+@torch.no_grad()
+def climb(
+    alpha:torch.Tensor, # C⁻¹y, shape (n,)
+    x:torch.Tensor, # inputs, shape (n, m)
+    U:torch.Tensor, # starts, shape (R, m)
+    bandwidth:float, # of the kernel
+    steps:int=40, # of Adam
+    lr:float=.1, # at the start
+) -> torch.Tensor: # unit directions, shape (R, m)
+    "Climb αᵀK_uα on the sphere from each start (12_align, step 9)."
+    w = wave_numbers(min(12, max(4, math.ceil(6.7/bandwidth))), x)
+    spectrum, a = torch.exp(-(w*bandwidth)**2/2), (alpha/alpha.norm()).float()
+    U = torch.nn.functional.normalize(U, dim=1).requires_grad_(False)
+    first, second = torch.zeros_like(U), torch.zeros_like(U)
+    for step in range(1, steps + 1):
+        angle = (x @ U.T)[..., None]*w
+        cos, sin = angle.cos(), angle.sin()
+        C, S = (torch.einsum('n,nRj->Rj', a, wave)*spectrum*w for wave in (cos, sin))
+        gradient = -((S*cos - C*sin).sum(-1)*a[:, None]).T @ x
+        gradient -= (gradient*U).sum(1, keepdim=True)*U
+        first.lerp_(gradient, .1); second.lerp_(gradient.square(), .001)
+        rate = lr*(1 + math.cos(math.pi*(step - 1)/steps))/2
+        U = torch.nn.functional.normalize(U - rate*(first/(1 - .9**step))/((second/(1 - .999**step)).sqrt() + 1e-9), dim=1)
+    return U
+
+# %% ../nbs/12_align.ipynb #12-0258
+def propose(
+    kernel:Kernel, # modules that stay
+    x:torch.Tensor, # inputs, shape (n, m)
+    y:torch.Tensor, # standardised targets, float64, shape (n,)
+    count:int, # most directions to propose
+    seed:int, # of the random starts
+    bandwidths:tuple=(1., .5, .3), # of the kernels that are tried
+    starts:int=100, # for each of them
+) -> tuple[torch.Tensor, torch.Tensor]: # directions (R, m), R ≤ count, and log bandwidths (R,), the largest gain first
+    "The directions with the largest gains, no two of them alike and none that is there already (12_align, step 9)."
+    alpha, g = residual_of(kernel, x, y)[0], torch.Generator().manual_seed(seed)
+    U = [climb(alpha, x, torch.randn(starts, x.shape[1], generator=g).to(x.device), b) for b in bandwidths]
+    gain, U = torch.cat([module_gain(kernel, x, y, u, b) for u, b in zip(U, bandwidths)]), torch.cat(U)
+    log_bandwidth, taken = torch.tensor(bandwidths, device=x.device).log().repeat_interleave(starts), []
+    for j in gain.argsort(descending=True).tolist():
+        alike = [(U[taken] @ U[j]).abs() > .9, (kernel.U @ U[j]).abs() > .97]
+        if len(taken) < count and not any(a.any() for a in alike): taken.append(j)
+    return U[taken], log_bandwidth[taken]
+
+# %% ../nbs/12_align.ipynb #12-0259
+def reseed(
+    kernel:Kernel, # the modules so far, C of them
+    x:torch.Tensor, # inputs, shape (n, m)
+    y:torch.Tensor, # standardised targets, float64, shape (n,)
+    least:float, # share of the variance below which a module is set aside
+    heat:float, # factor on the noise
+    seed:int, # of the random starts
+    copy:float=.95, # |cos| from which a module is a copy of a larger one
+) -> Kernel: # a start for the optimiser with at most C modules
+    "Set weak modules and copies aside and put those with the largest gains in their places (12_align, step 9)."
+    share, keep = residual_of(kernel, x, y)[1].var(0), []
+    for j in share.argsort(descending=True).tolist():
+        if share[j] > least and not ((kernel.U[keep] @ kernel.U[j]).abs() > copy).any(): keep.append(j)
+    stay = kernel.subset(keep[:max(1, len(share) - 1)] or [int(share.argmax())])
+    U, log_bandwidth = propose(stay, x, y, len(share) - len(stay.U), seed)
+    scale = (stay.log_scale.mean() - .5).repeat(len(U))
+    return Kernel(torch.cat([stay.U, U]), torch.cat([stay.log_bandwidth, log_bandwidth]), torch.cat([stay.log_scale, scale]), stay.log_noise + math.log(heat))
+
+# %% ../nbs/12_align.ipynb #12-02591
+def swap_weak(
+    kernel:Kernel, # the modules so far
+    x:torch.Tensor, # inputs, shape (n, m)
+    y:torch.Tensor, # standardised targets, float64, shape (n,)
+    history:list[float], # of the optimiser so far
+    swaps:int, # most rounds
+    lr:float, # learning rate at the start of a round
+    batch:int, # samples of a step
+    seed:int, # of the starts and mini-batches
+    steps:int=100, # of a round
+    rows:int=4096, # samples on which rounds are compared and directions are sought
+) -> tuple[Kernel, list[float]]: # the modules with the best evidence, and the history with the rounds that were kept
+    "Rounds of step 9, until two in a row gain less than 0.05 nats a sample."
+    x0, y0, idle = x[:rows], y[:rows], 0
+    def evidence(k):
+        with torch.no_grad(): return joint_objective(k, x0, y0).item()
+    best = evidence(kernel) if swaps else 0.
+    for r in range(swaps):
+        trial = reseed(kernel, x0, y0, (.03, .01, .06)[r % 3], (10., 100.)[r % 2], seed + 1 + r)
+        path = optimise_kernel(trial, x, y, 'joint', steps, lr, batch, seed + 1 + r)
+        now = evidence(trial)
+        idle = 0 if now < best - .05 else idle + 1
+        if now < best: kernel, history, best = trial, history + path, now
+        if idle == 2: break
+    return kernel, history
+
 # %% ../nbs/12_align.ipynb #12-028
 def merge_copies(
     U:np.ndarray, # candidate directions, shape (C, m), unit rows
@@ -222,7 +349,7 @@ def merge_copies(
     K:int, # modules to keep, at most C
     copy:float=.98, # |cos| from which a candidate is a copy of a larger one
 ) -> tuple[np.ndarray, np.ndarray]: # numbers of the K candidates kept, and the variance of each together with its copies, largest first
-    "Keep the K directions that carry most variance, copies counted together (12_align, step 8). Copies fill up when there are fewer modules than K."
+    "Keep the K directions that carry most variance, copies counted together (12_align, step 10). Copies fill up when there are fewer modules than K."
     heads, sums, copies = [], [], []
     for j in np.argsort(-effects.var(0), kind='stable'):
         near = [i for i, h in enumerate(heads) if abs(U[j] @ U[h]) > copy]
@@ -240,7 +367,7 @@ class Alignment:
     U:np.ndarray # the K directions kept, float32, shape (K, m), unit rows
     share:np.ndarray # variance of each kept module's contribution, copies included, over the variance of y, shape (K,)
     objective:float # final value of the rule: nats a sample for 'joint', mean quadratic form for 'paper'
-    history:list # its value at each step
+    history:list # its value at each step, those of swaps that were kept included
     seconds:float # wall time
     kernel:Kernel # of all candidates
     theta:torch.Tensor # closed-form coefficients of all candidates, float64, shape (candidates, q)
@@ -298,6 +425,7 @@ def align(
     steps:int=150, # Adam steps
     lr:float=.05, # Adam's learning rate at the start
     batch:int=1024, # samples of a step
+    swaps:int=4, # most rounds in which weak modules are replaced ('joint' only)
     seed:int=0, # of the random start
     device:str='cpu', # where to compute
 ) -> Alignment: # directions in order of the variance that they carry
@@ -311,6 +439,7 @@ def align(
     kernel = wide_start(candidates, x.shape[1], seed, device)
     if rule == 'paper': kernel.log_bandwidth.fill_(math.log(.95)); kernel.log_noise.fill_(math.log(1e-4))
     history = optimise_kernel(kernel, tx, ty, rule, steps, lr, batch, seed)
+    if rule == 'joint': kernel, history = swap_weak(kernel, tx, ty, history, int(whole('swaps', swaps, 0)), lr, batch, seed)
     theta = closed_form(kernel, tx, ty)
     found = Alignment(kernel.U.cpu().numpy(), np.empty(0), history[-1], history, 0., kernel, theta, center, spread)
     keep, variance = merge_copies(found.U, found.effects(x), K)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RACES', 'Race', 'seconds', 'matmul_peak', 'run_race', 'svd_sample', 'gram_sample', 'band_sample', 'fnp_races',
-           'plain_network', 'jax_training', 'train_races', 'align_races', 'bench']
+           'plain_network', 'jax_training', 'train_races', 'align_races', 'rival_rows', 'bench']
 
 # %% ../nbs/21_bench.ipynb #21-003
 import math
@@ -209,13 +209,31 @@ def align_races(
         return Race(f'evidence and gradient, n = {n}, K = {K}', lambda: joint_gradient(kernel, x, y), 'exact RBF kernel, Cholesky', exact)
     return [race(500), race(1000)]
 
+# %% ../nbs/21_bench.ipynb #21-0222
+def rival_rows(
+    tasks:int, # sine-wave tasks, one fit of each rival on each
+    rivals:list[str]|None=None, # of 31_rivals, besides ours; None: all that are installed
+) -> pd.DataFrame: # a row a rival: as of `run_race`; coverage (none for a black box) and R² of both; tasks on which the peer failed
+    "The rule and its prediction against every installed rival (31_rivals)."
+    from modscale.rivals import compare_rivals
+    table = compare_rivals('sine', 5, 5, 400, range(tasks), rivals and ['ours', *rivals]).set_index('rival')
+    ours = table.loc['ours']
+    def row(name, peer):
+        both = {f'{who}_{value}': one[value] for value in ('coverage', 'r2') for who, one in (('ours', ours), ('peer', peer))}
+        return dict(work=f'modules from 400 samples, m = k = 5, {tasks} task{"s"*(tasks > 1)}', ours_seconds=ours.seconds, peer=name,
+                    peer_seconds=peer.seconds, ratio=peer.seconds/ours.seconds, **both, peer_failed=peer.failed)
+    return pd.DataFrame([row(name, peer) for name, peer in table.iterrows() if name != 'ours'])
+
 # %% ../nbs/21_bench.ipynb #21-023
 RACES = dict(fnp=fnp_races, train=train_races, align=align_races)
 
 def bench(
     name:str, # 'fnp', 'train' or 'align'
-    repeat:int=5, # interleaved repetitions
-) -> pd.DataFrame: # a row a race
-    "Time the library against a named peer; columns work, ours_seconds, peer, peer_seconds, ratio (peer over ours). Raises `ValueError` for unknown names."
+    repeat:int=5, # interleaved repetitions; tasks, where the rule meets its rivals
+) -> pd.DataFrame: # a row a race or a rival
+    """Time the library against named peers; columns work, ours_seconds, peer, peer_seconds, ratio (peer over ours).
+
+    'align' has those of `rival_rows`, too. Raises `ValueError` for unknown names."""
     choice('name', name, RACES), whole('repeat', repeat)
-    return pd.DataFrame([run_race(race, repeat) for race in RACES[name]()])
+    table = pd.DataFrame([run_race(race, repeat) for race in RACES[name]()])
+    return pd.concat([table, rival_rows(repeat)], ignore_index=True) if name == 'align' else table

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FIG4B', 'FIG5', 'TABLE1', 'COLUMNS', 'paper_fig4b', 'Claim', 'judge', 'group_mean', 'pair_difference', 'mean_less',
            'largest_deviation', 'worst', 'relative_errors', 'hermite_ratio', 'theory_claims', 'sine_claims',
-           'sample_slope', 'work_hours', 'sample_claims', 'image_claims', 'flatness', 'all_claims', 'Run', 'read_run',
-           'find_runs', 'claims_table', 'plot_claims']
+           'sample_facts', 'arm_difference', 'fact', 'family_gap', 'work_hours', 'sample_claims', 'image_claims',
+           'flatness', 'all_claims', 'Run', 'read_run', 'find_runs', 'claims_table', 'plot_claims']
 
 # %% ../nbs/19_claims.ipynb #19-003
 import json
@@ -20,7 +20,7 @@ import pandas as pd
 from .paper_figures import fig2_errors, fig3_errors
 from .results import read_table
 from .sine import summarise
-from .sine_study import name_arms, sample_ratio, slopes
+from .sine_study import name_arms, sample_ratio, slopes, term_arms
 
 # %% ../nbs/19_claims.ipynb #19-005
 FIG4B = dict(ours=(.552, .542, .5385, .5245, .516, .505, .493, .482),                   # accuracy at k = 1..8
@@ -48,6 +48,7 @@ class Claim:
     bound:float|Callable # what the value is compared with; when it is measured too, a function of the table to (bound, its se)
     paper:float|None = None # the paper's number, when it has one
     dataset:str|None = None # data set to which the paper's number belongs
+    prepare:Callable = lambda table: table # what `measure` and `bound` see of the table: done once for all claims that share it
 
 COLUMNS = ['id', 'claim', 'notebook', 'paper', 'ours', 'se', 'count', 'sense', 'bound', 'distance_se', 'verdict', 'run']
 
@@ -59,10 +60,11 @@ def judge(
 ) -> dict: # one row of the claims table
     "The verdict on a claim."
     row = dict(id=claim.id, claim=claim.text, notebook=claim.notebook, paper=claim.paper, sense=claim.sense, verdict='not run', run=run)
-    try: value, se, count = (None, None, 0) if table is None else claim.measure(table)
+    try:
+        value, se, count = (None, None, 0) if table is None else claim.measure(table)
+        bound, bound_se = claim.bound(table) if count and callable(claim.bound) else (claim.bound, 0.)
     except LookupError: return row | dict(run='')
     if not count: return row | dict(run='')
-    bound, bound_se = claim.bound(table) if callable(claim.bound) else (claim.bound, 0.)
     met = value <= bound if claim.sense == '<=' else value >= bound
     error = float(np.hypot(se, bound_se))                             # NaN for a single seed: no distance is stated then
     if claim.dataset and 'dataset' in table and claim.dataset != table.dataset.iloc[0]: row['paper'] = None
@@ -195,42 +197,87 @@ def sine_claims() -> list[Claim]:
     return out
 
 # %% ../nbs/19_claims.ipynb #19-0252
-def sample_slope(
-    arm:str, # of `name_arms`
-    target:float=.1, # test loss to reach
-) -> Callable: # table to (slope, se, dimensions)
-    "Measure: slope of log samples needed against log m at k = 5."
-    def measure(table):
-        rows = slopes(name_arms(table), target).set_index('arm')
-        if arm not in rows.index or np.isnan(rows.slope[arm]): raise LookupError(f'no slope of {arm}')
-        return float(rows.slope[arm]), float(rows.se[arm]), int(rows.dims[arm])
+def sample_facts(
+    table:pd.DataFrame # of `fig4_study`
+) -> pd.DataFrame: # rows named as below, columns value, se, count; what cannot be given is left out
+    "Numbers of Figure 4a that claims rest on: `slope ARM`, `A / B at L` (samples, m = k = 9) and `rule SPEND` (log test loss, n = 1000)."
+    arms, rows = name_arms(table), {}
+    for row in slopes(arms, .1).itertuples():
+        if not np.isnan(row.slope): rows[f'slope {row.arm}'] = row.slope, row.se, row.dims
+    for target, a, b in [(.1, 'monolithic', 'ours')] + [(.01, a, b) for a, b in (('monolithic', 'ours'), ('ours', 'oracle'), ('ours', None), ('kernel', None))]:
+        try: rows[f'{a} / {b or "m k b"} at {target}'] = sample_ratio(arms, a, b, target, 9, 9)
+        except LookupError: pass
+    for spend in ('steps', 'compute'):
+        try: rows[f'rule {spend}'] = arm_difference(arms[arms.n == 1000], *term_arms(spend)['rule'])
+        except LookupError: pass
+    return pd.DataFrame.from_dict(rows, orient='index', columns=['value', 'se', 'count'])
+
+# %% ../nbs/19_claims.ipynb #19-02522
+def arm_difference(
+    arms:pd.DataFrame, # from `name_arms`
+    a:str, # arm
+    b:str, # arm that is subtracted
+    m:int=9, # input dimension
+    k:int=9, # modules of the task
+) -> tuple[float, float, int]: # mean log ratio of test losses, se, tasks
+    "Mean log ratio of two arms on the same tasks. Raises `LookupError` when one of them is not there."
+    logs = np.log(arms[(arms.m == m) & (arms.k == k)].pivot(index='seed', columns='arm', values='test_loss'))
+    gap = (logs[a] - logs[b]).dropna()
+    return float(gap.mean()), float(gap.sem()), len(gap)
+
+# %% ../nbs/19_claims.ipynb #19-02524
+def fact(
+    name:str # a row of `sample_facts`
+) -> Callable: # facts to (value, se, count)
+    "Measure: a number that `sample_facts` found."
+    def measure(facts):
+        if name not in facts.index: raise LookupError(f'no {name}')
+        value, se, count = facts.loc[name]
+        return float(value), float(se), int(count)
     return measure
+
+# %% ../nbs/19_claims.ipynb #19-02528
+def family_gap(
+    table:pd.DataFrame # of `families_study`
+) -> tuple[float, float, int]: # mean log ratio of test losses, ours over oracle, n = 1000, se, seeds
+    "Measure: ours over the oracle on families other than sine."
+    rows = table[(table.family != 'sine') & (table.n == 1000) & table.method.isin(['ours', 'oracle'])]
+    logs = np.log(rows.pivot(index=['seed', 'family'], columns='method', values='test_loss'))
+    gap = (logs['ours'] - logs['oracle']).dropna().groupby('seed').mean()
+    return float(gap.mean()), float(gap.sem()), len(gap)
 
 # %% ../nbs/19_claims.ipynb #19-0253
 def work_hours(
     table:pd.DataFrame # of one sweep or several
 ) -> tuple[float, float, int]: # hours, no error, networks
-    "Measure: hours that two cores need for alignment and training."
-    return float((table.train_seconds + table.align_seconds).sum()/7200), float('nan'), len(table)
+    "Measure: hours that two cores need, from the work of each run's parts; where that is not known, for alignment and training alone."
+    known = table.attrs.get('seconds', [None])
+    seconds = (table.train_seconds + table.align_seconds).sum() if None in known else sum(known)
+    return float(seconds/7200), float('nan'), len(table)
 
 # %% ../nbs/19_claims.ipynb #19-0254
 def sample_claims() -> list[Claim]:
     "Claims of 18_sine_study: Figures 2 and 4a."
-    def claim(id, text, measure, sense, bound): return Claim(id, text, '18_sine_study', 'fig4', measure, sense, bound)
-    def steeper(table): return sample_slope('ours')(table)[:2]
-    def ratio(a, b, target=.01): return lambda table: sample_ratio(name_arms(table), a, b, target, 9, 9)
+    def claim(id, text, measure, sense, bound): return Claim(id, text, '18_sine_study', 'fig4', measure, sense, bound, prepare=sample_facts)
+    def steeper(facts): return fact('slope ours')(facts)[:2]
+    def ratio(a, b, target=.01): return fact(f'{a} / {b or "m k b"} at {target}')
     slope, at = 'samples for a loss of 0.1 against m, k = 5: slope of logarithms,', 'm = k = 9, samples for a loss of'
     return [Claim('sine.grid_hours', 'the grids of Figures 2 and 4a, hours on two cores', '18_sine_study', ('fig2_trained', 'fig4'),
                   work_hours, '<=', 3.),
-            claim('sine.slope.ours', f'{slope} ours', sample_slope('ours'), '<=', 1.2),
-            claim('sine.slope.oracle', f'{slope} oracle: flat', sample_slope('oracle'), '<=', .3),
-            claim('sine.slope.monolithic', f'{slope} monolithic: steeper than ours', sample_slope('monolithic'), '>=', steeper),
-            claim('sine.slope.modular', f'{slope} modular, random: steeper than ours', sample_slope('modular'), '>=', steeper),
+            claim('sine.slope.ours', f'{slope} ours', fact('slope ours'), '<=', 1.2),
+            claim('sine.slope.oracle', f'{slope} oracle: flat', fact('slope oracle'), '<=', .3),
+            claim('sine.slope.monolithic', f'{slope} monolithic: steeper than ours', fact('slope monolithic'), '>=', steeper),
+            claim('sine.slope.modular', f'{slope} modular, random: steeper than ours', fact('slope modular'), '>=', steeper),
             claim('sine.vs_monolithic', f'{at} 0.01: monolithic over ours', ratio('monolithic', 'ours'), '>=', 100.),
             claim('sine.vs_monolithic.tenth', f'{at} 0.1: monolithic over ours', ratio('monolithic', 'ours', .1), '>=', 40.),
             claim('sine.vs_oracle', f'{at} 0.01: ours over the oracle', ratio('ours', 'oracle'), '<=', 1.5),
             claim('sine.per_parameter', f'{at} 0.01: ours over one for each projection parameter', ratio('ours', None), '<=', 3.),
-            claim('sine.per_parameter.kernel', f'{at} 0.01: the rule’s own kernel prediction, the same', ratio('kernel', None), '<=', 6.)]
+            claim('sine.per_parameter.kernel', f'{at} 0.01: the rule’s own kernel prediction, the same', ratio('kernel', None), '<=', 6.),
+            claim('sine.rule_share', 'm = k = 9, n = 1000, equal steps: the rule halves the loss of a random start or better (mean log ratio of test losses)',
+                  fact('rule steps'), '>=', float(np.log(2))),
+            claim('sine.rule_share.compute', 'the same at equal compute', fact('rule compute'), '>=', float(np.log(2))),
+            Claim('sine.families', 'families other than sine: ours is on the oracle’s line, n = 1,000 (mean log ratio of test losses)', '18_sine_study',
+                  'families', family_gap, '<=', float(np.log(1.25)))]
 
 # %% ../nbs/19_claims.ipynb #19-027
 def image_claims() -> list[Claim]:
@@ -275,7 +322,10 @@ class Run:
     def table(self, part:str|tuple) -> pd.DataFrame|None:
         "The table of a part, or of several; None when this run has not finished all of them."
         paths = [self.folder/f'{name}.csv' for name in ([part] if isinstance(part, str) else part)]
-        return pd.concat([read_table(path.read_text()) for path in paths]) if all(path.exists() for path in paths) else None
+        if not all(path.exists() for path in paths): return None
+        table = pd.concat([read_table(path.read_text()) for path in paths])
+        table.attrs['seconds'] = [self.info.get('parts', {}).get(path.stem, {}).get('seconds') for path in paths]       # work of each part
+        return table
 
     @property
     def rank(self) -> tuple:
@@ -310,10 +360,15 @@ def find_runs(
 def claims_table(
     runs:list[Run] # in order of preference, from `find_runs`
 ) -> pd.DataFrame: # one row a claim, columns COLUMNS
-    "Judge every claim by the first run that can decide it."
-    rows = []
+    "Judge every claim by the first run that can decide it; a table is read and prepared once."
+    seen, rows = {}, []
+    def prepared(run, claim):
+        table, both = (id(run), claim.part), (id(run), claim.part, claim.prepare)
+        if table not in seen: seen[table] = run.table(claim.part)
+        if both not in seen: seen[both] = None if seen[table] is None else claim.prepare(seen[table])
+        return seen[both]
     for claim in all_claims():
-        tried = (judge(claim, run.table(claim.part), run.folder.name) for run in runs)
+        tried = (judge(claim, prepared(run, claim), run.folder.name) for run in runs)
         rows.append(next((row for row in tried if row['verdict'] != 'not run'), judge(claim, None)))
     return pd.DataFrame(rows).reindex(columns=COLUMNS)
 

@@ -41,6 +41,7 @@ def add_reproduce(
     p.add_argument('--data-dir', metavar='DIR', help='where the images are; default: $MODSCALE_DATA, then the user cache, then a download')
     p.add_argument('--seed', type=int, default=0, metavar='N', help='first seed of every study (default: %(default)s)')
     p.add_argument('--device', default='auto', help='auto (default), cpu or cuda')
+    p.add_argument('--redraw', action='store_true', help='draw figures and report of --out anew from its tables; compute nothing')
     p.add_argument('--list', action='store_true', help='name the parts and stop')
     p.add_argument('--quiet', action='store_true', help='no progress bar')
     p.set_defaults(run=run_reproduce)
@@ -139,7 +140,7 @@ def parser() -> argparse.ArgumentParser: # of the whole command
     p = commands.add_parser('bench', help='time the library against named peers')
     p.add_argument('name', metavar='NAME', help='which benchmark: fnp, train or align')
     p.add_argument('--repeat', type=int, default=5, metavar='N',
-                   help='interleaved repetitions, of which the median counts (default: %(default)s)')
+                   help='interleaved repetitions, of which the median counts; tasks, where the rule meets its rivals (default: %(default)s)')
     p.add_argument('--json', action='store_true', help='print JSON')
     p.set_defaults(run=run_bench)
     return top
@@ -169,9 +170,10 @@ def print_records(
 # %% ../nbs/22_cli.ipynb #22-011
 def run_reproduce(args):
     "`modscale reproduce`."
-    from modscale.reproduce import Setup, all_parts, reproduce
+    from modscale.reproduce import Setup, all_parts, redraw, reproduce
     if args.list: return print('\n'.join(f'{p.name:10} {p.title}' for p in all_parts().values()))
-    claims = reproduce(Setup(args.scale, args.seed, args.dataset, args.data_dir, args.device), args.out, args.only, not args.quiet)
+    if args.redraw: claims = redraw(args.out)
+    else: claims = reproduce(Setup(args.scale, args.seed, args.dataset, args.data_dir, args.device), args.out, args.only, not args.quiet)
     counts = claims.verdict.value_counts()
     verdicts = ', '.join(f'{counts.get(v, 0)} {v}' for v in ('met', 'missed', 'not run'))
     print(verdicts + f' of {len(claims)} claims; see {args.out/"report.html"}')

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SCALES', 'DATASETS', 'SINE', 'IMAGES', 'TEMPLATE', 'Setup', 'Part', 'digest', 'theory_parts', 'figure_parts',
            'sine_part', 'study_parts', 'image_part', 'draw_images', 'all_parts', 'run_study', 'run_cells',
-           'figure_names', 'write_part', 'peak_memory', 'write_run', 'check_same_run', 'write_report', 'reproduce']
+           'figure_names', 'write_part', 'peak_memory', 'write_run', 'check_same_run', 'write_report', 'report_stored',
+           'reproduce', 'redraw']
 
 # %% ../nbs/20_reproduce.ipynb #20-003
 import base64
@@ -18,13 +19,13 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import pandas as pd
 
 from .claims import claims_table, paper_fig4b, read_run
-from .results import environment, load_cell, save_cell, write_whole
+from .results import environment, load_cell, read_table, save_cell, write_whole
 from .symbols import choice, whole
 
 # %% ../nbs/20_reproduce.ipynb #20-005
@@ -152,19 +153,29 @@ def sine_part() -> Part:
 
 # %% ../nbs/20_reproduce.ipynb #20-0135
 def study_parts() -> list[Part]:
-    "Notebook 18: the paper's Figures 2 and 4a with trained networks."
+    "Notebook 18: the paper's Figures 2 and 4a with trained networks, and the two studies beside Figure 4a."
     from modscale import sine_study as s
     from modscale.planner import fit_spectrum
-    losses, targets = ['train_loss', 'test_loss'], (.1, .01)
-    def needed(t): return pd.concat([s.samples_needed(s.name_arms(t), target) for target in targets], ignore_index=True)
+    losses = ['train_loss', 'test_loss']
+    @lru_cache(1)
+    def needed_of(text):
+        arms = s.name_arms(read_table(text))
+        return pd.concat([s.samples_needed(arms, target) for target in (.1, .01)], ignore_index=True)
+    def needed(t): return needed_of(t.to_csv(index=False))
     def draw_fig2(t):
         table = s.spectrum_table(t)
         return dict(fig2_trained=s.plot_fig2_measured(table, fit_spectrum(table)))
     def draw_fig4(t): return dict(fig4=s.plot_samples(needed(t)), fig4_losses=s.plot_loss_curves(s.name_arms(t)))
-    return [Part('fig2_trained', 'Figure 2: trained networks against the theory', 'Theorem 1 follows the losses of trained networks against k, m, p and n.',
-                 None, None, draw_fig2, lambda t: s.panel_means(s.spectrum_table(t), losses), lambda setup: s.fig2_study(setup.scale), s.compact),
-            Part('fig4', 'Figure 4a: samples needed against m', 'Samples for a loss rise with m for a monolithic network, and less for a modular one.',
-                 None, None, draw_fig4, needed, lambda setup: s.fig4_study(setup.scale), s.compact)]
+    def part(name, title, paper, draw, show, study): return Part(name, title, paper, None, None, draw, show, lambda setup: study(setup.scale), s.compact)
+    return [part('fig2_trained', 'Figure 2: trained networks against the theory', 'Theorem 1 follows the losses of trained networks against k, m, p and n.',
+                 draw_fig2, lambda t: s.panel_means(s.spectrum_table(t), losses), s.fig2_study),
+            part('fig4', 'Figure 4a: samples needed against m', 'Samples for a loss rise with m for a monolithic network, and less for a modular one.',
+                 draw_fig4, needed, s.fig4_study),
+            part('longer', 'Figure 4a with four times the steps', 'The paper trains for a fixed number of steps.',
+                 lambda t: dict(longer=s.plot_loss_curves(s.name_arms(t), tuple(dict.fromkeys(zip(t.m, t.k))))), lambda t: s.train_and_test(s.name_arms(t)), s.longer_study),
+            part('families', 'Other families than sines', 'The paper has sines only, on inputs of one distribution.',
+                 lambda t: dict(families=s.plot_family_losses(s.name_arms(t))),
+                 lambda t: digest(s.name_arms(t), ['family', 'arm', 'n'], ['test_loss', 'wide_loss', 'shifted_loss', 'unseen_loss']), s.families_study)]
 
 # %% ../nbs/20_reproduce.ipynb #20-014
 IMAGES = dict(smoke=dict(k=(1, 4, 8), n=2500, seeds=2, batch=32, align_samples=2500, test=500),
@@ -372,6 +383,18 @@ def write_report(
                                             total=sum(p['seconds'] for p in run['parts'].values()))
     return write_whole(out/'report.html', page)
 
+# %% ../nbs/20_reproduce.ipynb #20-0305
+def report_stored(
+    out:Path, # output folder with run.json
+) -> pd.DataFrame: # the claims table
+    "Write claims.csv and report.html from the tables and figures that `out` holds."
+    stored, parts = read_run(out), all_parts()
+    claims = claims_table([stored])
+    write_whole(out/'claims.csv', claims.to_csv(index=False))
+    sections = [(p, stored.table(p.name), figure_names(p, out)) for p in parts.values() if p.name in stored.info['parts']]
+    write_report(out, stored.info, sections, claims)
+    return claims
+
 # %% ../nbs/20_reproduce.ipynb #20-031
 def reproduce(
     setup:Setup, # what is asked for
@@ -390,10 +413,21 @@ def reproduce(
     wanted = [p for name, p in parts.items() if not only or name in only]
     done = run_cells(wanted, setup, out, progress)
     for p in wanted: write_part(p, done[p.name][0], out)
-    run = write_run(setup, {name: made for name, (_, made) in done.items()}, out, time.perf_counter() - start)
-    stored = read_run(out)
-    claims = claims_table([stored])
-    write_whole(out/'claims.csv', claims.to_csv(index=False))
-    sections = [(p, stored.table(p.name), figure_names(p, out)) for p in parts.values() if p.name in run['parts']]
-    write_report(out, run, sections, claims)
-    return claims
+    write_run(setup, {name: made for name, (_, made) in done.items()}, out, time.perf_counter() - start)
+    return report_stored(out)
+
+# %% ../nbs/20_reproduce.ipynb #20-0315
+def redraw(
+    out:str|Path, # output folder of an earlier call
+) -> pd.DataFrame: # the claims table
+    """Draw figures, claims and report of a stored run anew, by the present code, from its tables; nothing is computed.
+
+    Raises `ValueError` when `out` holds no run."""
+    out = Path(out)
+    stored = read_run(out) if out.is_dir() else None
+    if not stored: raise ValueError(f'out must hold a run to draw anew, got out={str(out)!r}')
+    for name, part in all_parts().items():
+        if name not in stored.info['parts']: continue
+        (out/'figures'/f'{name}.json').unlink(missing_ok=True)                    # undone until all its figures are there
+        write_part(part, stored.table(name), out)
+    return report_stored(out)

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from .align import Alignment, align, closed_form, coverage, joint_gradient, paper_objective, similarity, wide_start
+from .align import Alignment, align, closed_form, coverage, joint_gradient, paper_objective, reseed, similarity, wide_start
 from .nets import ModularNet, MonolithicNet, count_parameters, random_projections
 from .symbols import check, choice, real_above, whole
 from .tasks import FAMILIES, Task, make_task
@@ -44,6 +44,7 @@ class SineCell:
     spend:str='steps' # 'steps': train for `steps`; 'compute': until as much is spent as by 'ours' in `steps`, alignment included
     align_steps:int=150 # optimiser steps of the rule
     align_batch:int=1024 # samples of one of them
+    align_swaps:int=0 # most rounds in which it replaces weak modules
     batch:int=128 # samples of a training step
     lr:float=3e-3 # Adam's learning rate at the start
     ood:bool=False # measure on inputs of other distributions, too
@@ -76,7 +77,7 @@ def check_cell(
     choice('method', cell.method, METHODS), choice('family', cell.family, FAMILIES), choice('spend', cell.spend, ('steps', 'compute'))
     whole('seed', cell.seed, 0), check(m=cell.m, k=cell.k), real_above('lr', cell.lr, 0)
     for name in ('width', 'depth', 'steps', 'align_steps', 'batch'): whole(name, getattr(cell, name))
-    whole('K', cell.K, 0 if cell.method == 'monolithic' else 1), whole('align_batch', cell.align_batch, 10)
+    whole('K', cell.K, 0 if cell.method == 'monolithic' else 1), whole('align_batch', cell.align_batch, 10), whole('align_swaps', cell.align_swaps, 0)
     if cell.n < 20: raise ValueError(f'n must be at least 20 (a fifth of it is held out), got n={cell.n}')
 
 # %% ../nbs/13_sine.ipynb #13-010
@@ -96,15 +97,17 @@ def alignment_flops(
     m:int, # inputs
     candidates:int, # directions it optimises
     steps:int, # its optimiser steps
+    swaps:int=0, # rounds that replace weak modules, 100 steps each; fewer may be needed
 ) -> int: # operations
     "Operations of `align` for sizes alone: one step with all frequencies, times `steps`, and the fit of 1,000 samples, scaled to n."
     x, y = torch.randn(max(batch, 1000), m), torch.randn(max(batch, 1000), dtype=torch.float64)
     kernel = wide_start(candidates, m, seed=0)
     kernel.log_bandwidth -= 2
     fit = count_flops(lambda: closed_form(kernel, x[:1000], y[:1000]))*n/1000
+    look = count_flops(lambda: reseed(kernel, x[:1000], y[:1000], .01, 10., 0))*min(n, 4096)/1000 if swaps else 0
     for t in (kernel.U, kernel.log_bandwidth, kernel.log_scale, kernel.log_noise): t.requires_grad_()
     step = {'joint': lambda: joint_gradient(kernel, x[:batch], y[:batch]), 'paper': lambda: paper_objective(kernel, x[:batch], y[:batch]).backward()}
-    return round(steps*count_flops(step[rule]) + fit)
+    return round((steps + 100*swaps)*count_flops(step[rule]) + swaps*look + fit)
 
 # %% ../nbs/13_sine.ipynb #13-014
 def build(
@@ -138,7 +141,8 @@ def budget(
 ) -> tuple[int, int, int]: # training steps, operations of the cell's own alignment, operations of one training step
     "Training steps of a cell; with `spend='compute'` never fewer than `cell.steps` (13_sine, step 1)."
     own = step_flops(cell.m, cell.K, cell.width, cell.depth, cell.batch)
-    def aligning(rule, candidates): return alignment_flops(rule, min(cell.cut, cell.align_batch), cell.cut, cell.m, candidates, cell.align_steps)
+    def aligning(rule, candidates): return alignment_flops(rule, min(cell.cut, cell.align_batch), cell.cut, cell.m, candidates, cell.align_steps,
+                                                        cell.align_swaps if rule == 'joint' else 0)
     align_cost = aligning('joint', 2*cell.K) if cell.method == 'ours' else aligning('paper', cell.K) if cell.method == 'paper' else 0
     if cell.spend == 'steps' or cell.method in ('ours', 'oracle'): return cell.steps, align_cost, own
     ours = replace(cell, method='ours', K=cell.K or cell.k, width=cell.width if cell.K else 32, depth=cell.depth if cell.K else 2)
@@ -196,7 +200,7 @@ def start_projections(
         if c.method == 'oracle': return torch.as_tensor(np.resize(c.task().U, (c.K, c.m)), dtype=torch.float32)[..., None], None
         data = x[s, :c.cut].cpu().numpy(), y[s, :c.cut, 0].cpu().numpy()
         rule = 'joint' if c.method == 'ours' else 'paper'
-        found = align(*data, c.K, rule, steps=c.align_steps, batch=c.align_batch, seed=c.seed, device=x.device)
+        found = align(*data, c.K, rule, steps=c.align_steps, batch=c.align_batch, swaps=c.align_swaps, seed=c.seed, device=x.device)
         return torch.as_tensor(found.U)[..., None], found
     U, found = zip(*[start(c, s) for c, s in zip(cells, source.tolist())])
     return torch.stack(U), list(found)
