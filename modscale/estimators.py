@@ -7,7 +7,7 @@ __all__ = ['EDGE', 'TABLES', 'distinct_rows', 'weighted_quantile', 'input_scale'
            'module_features', 'solve_kernel', 'linear_evidence', 'shares', 'candidate_fit', 'find_modules', 'log_loss',
            'logistic_theta', 'train_network', 'module_outputs', 'ModularParameters', 'ModularBase', 'check_parameters',
            'search', 'finish', 'ModularRegressor', 'class_rows', 'ModularClassifier', 'plain', 'digest',
-           'save_estimator', 'load_estimator', 'plot_modules', 'usual_models', 'compare_models']
+           'save_estimator', 'load_estimator', 'usual_models', 'compare_models', 'plot_modules']
 
 # %% ../nbs/30_estimators.ipynb #30-003
 import hashlib
@@ -520,7 +520,8 @@ class ModularClassifier(ClassifierMixin, ModularBase):
 
     def predict(self, X) -> np.ndarray:
         "The most probable class at X (n, m), shape (n,)."
-        return self.classes_[self.predict_proba(X).argmax(1)]
+        best = self.predict_proba(X).argmax(1)                                  # first: it says when there is no fit yet
+        return self.classes_[best]
 
 # %% ../nbs/30_estimators.ipynb #30-044
 def plain(
@@ -532,7 +533,6 @@ def plain(
     if value is None or isinstance(value, (bool, int, float, str)): return value
     raise ValueError(f'cannot save {value!r}: parameters must be None, numbers or strings')
 
-# %% ../nbs/30_estimators.ipynb #30-045
 def digest(
     arrays:dict # of NumPy arrays
 ) -> str: # hexadecimal SHA-256
@@ -580,30 +580,6 @@ def load_estimator(
     est.state_ = {k[6:]: v for k, v in arrays.items() if k.startswith('state.')}
     return est
 
-# %% ../nbs/30_estimators.ipynb #30-049
-def plot_modules(
-    est:ModularBase, # fitted
-    X, # inputs at which to draw, shape (n, m)
-    most:int=8, # modules to draw, the largest first
-): # a matplotlib Figure with a panel a module
-    "Each module's learned function against its projection, with its share of the variance and the main columns of its direction."
-    import matplotlib.pyplot as plt
-    z, effects = est.projections(X), est.module_effects(X)
-    effects = effects[..., None] if effects.ndim == 2 else effects
-    names = getattr(est, 'feature_names_in_', [f'x{i}' for i in range(est.n_features_in_)])
-    K = min(most, est.n_modules_)
-    fig, axes = plt.subplots(-(-K//4), min(K, 4), figsize=(2.9*min(K, 4), 2.6*-(-K//4)), squeeze=False, sharey=True)
-    for ax in axes.flat[K:]: ax.axis('off')
-    for j, ax in enumerate(axes.flat[:K]):
-        order, u = np.argsort(z[:, j]), est.directions_[j]
-        for c in range(effects.shape[2]): ax.plot(z[order, j], effects[order, j, c], '.-', ms=3, lw=1, color=f'C{c}')
-        main = np.argsort(-np.abs(u))[:3]
-        ax.set_title(f'module {j + 1}: {est.shares_[j]:.0%}', fontsize=10)
-        ax.set_xlabel(' '.join(f'{u[i]:+.2f} {names[i]}' for i in main if abs(u[i]) > .1), fontsize=8)
-    for row in axes: row[0].set_ylabel('effect')
-    fig.tight_layout()
-    return fig
-
 # %% ../nbs/30_estimators.ipynb #30-069
 TABLES = ('diabetes', 'breast_cancer', 'digits', 'wine', 'iris')
 
@@ -649,3 +625,27 @@ def compare_models(
         score, seconds = done['test_score'], done['fit_time'].mean()
         rows.append(dict(table=table, model=name, score=score.mean(), se=score.std(ddof=1)/math.sqrt(folds), seconds=seconds))
     return pd.DataFrame(rows)
+
+# %% ../nbs/30_estimators.ipynb #30-049
+def plot_modules(
+    est:ModularBase, # fitted
+    X, # inputs at which to draw, shape (n, m)
+    most:int=8, # modules to draw, the largest first
+): # a matplotlib Figure with a panel a module
+    "Each module's learned function against its projection, with its share of the variance and the main columns of its direction."
+    import matplotlib.pyplot as plt
+    z, effects = est.projections(X), est.module_effects(X)
+    effects = effects[..., None] if effects.ndim == 2 else effects
+    names = getattr(est, 'feature_names_in_', [f'x{i}' for i in range(est.n_features_in_)])
+    K = min(most, est.n_modules_)
+    fig, axes = plt.subplots(-(-K//4), min(K, 4), figsize=(2.9*min(K, 4), 2.6*-(-K//4)), squeeze=False, sharey=True)
+    for ax in axes.flat[K:]: ax.axis('off')
+    for j, ax in enumerate(axes.flat[:K]):
+        order, u = np.argsort(z[:, j]), est.directions_[j]
+        for c in range(effects.shape[2]): ax.plot(z[order, j], effects[order, j, c], '.-', ms=3, lw=1, color=f'C{c}')
+        main = np.argsort(-np.abs(u))[:3]
+        ax.set_title(f'module {j + 1}: {est.shares_[j]:.0%}', fontsize=10)
+        ax.set_xlabel(' '.join(f'{u[i]:+.2f} {names[i]}' for i in main if abs(u[i]) > .1), fontsize=8)
+    for row in axes: row[0].set_ylabel('effect')
+    fig.tight_layout()
+    return fig
