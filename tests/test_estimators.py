@@ -1,0 +1,77 @@
+"The estimators keep scikit-learn's contract, survive awkward tables, and come back from a file as they were."
+import pickle
+import numpy as np, pytest
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from modscale.estimators import ModularBase, ModularClassifier, ModularRegressor
+
+short = dict(steps=10, max_candidates=4, network_steps=100)
+
+@pytest.mark.filterwarnings('ignore')
+@parametrize_with_checks([ModularRegressor(**short), ModularClassifier(**short)])
+def test_scikit_learn_contract(estimator, check): check(estimator)
+
+def table(n=80, seed=0):
+    X = np.random.default_rng(seed).standard_normal((n, 3))
+    return X, np.sin(2*X[:, 0]) + X[:, 1]**2
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('n, m, n_modules', [(2, 1, 1), (5, 3, 20), (9, 30, 'auto'), (40, 1, 'auto')])
+def test_few_rows_or_columns_are_no_obstacle(n, m, n_modules):
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((n, m)), rng.standard_normal(n)
+    model = ModularRegressor(n_modules, **short).fit(X, y)
+    assert np.isfinite(model.predict(X)).all() and model.directions_.shape == (model.n_modules_, m)
+
+@pytest.mark.filterwarnings('ignore')
+def test_constant_and_copied_columns_get_no_weight_of_their_own():
+    X, y = table()
+    plain, padded = ModularRegressor(**short).fit(X, y), ModularRegressor(**short).fit(np.c_[X, np.full(80, 4.)], y)
+    assert (padded.directions_[:, 3] == 0).all() and np.allclose(np.linalg.norm(padded.directions_, axis=1), 1)
+    copied = ModularRegressor(**short).fit(np.c_[X, X[:, 0]], y)
+    assert np.allclose(copied.directions_[:, 0], copied.directions_[:, 3], atol=1e-6) and np.isfinite(plain.predict(X)).all()
+
+@pytest.mark.filterwarnings('ignore')
+def test_units_of_the_columns_do_not_matter():
+    X, y = table()
+    units = np.array([1024., 1/1024, 1.])                                  # powers of two: products are exact
+    a, b = ModularRegressor(**short).fit(X, y), ModularRegressor(**short).fit(X*units, y)
+    assert np.allclose(a.predict(X), b.predict(X*units)) and np.allclose(a.directions_original_, b.directions_original_*units)
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('predictor', ['kernel', 'network'])
+@pytest.mark.parametrize('kind', ['one output', 'two outputs', 'two classes', 'three classes'])
+def test_file_and_pickle_give_the_estimator_back(tmp_path, predictor, kind):
+    X, y = table()
+    Y = {'one output': y, 'two outputs': np.c_[y, X[:, 2]], 'two classes': np.array(['no', 'yes'])[(y > 1).astype(int)],
+         'three classes': np.digitize(y, [.3, 1.5])}[kind]
+    model = (ModularClassifier if 'classes' in kind else ModularRegressor)(predictor=predictor, **short).fit(X, Y)
+    model.save(tmp_path/'model')
+    for back in (ModularBase.load(tmp_path/'model'), pickle.loads(pickle.dumps(model))):
+        assert type(back) is type(model) and back.get_params() == model.get_params() and (back.predict(X) == model.predict(X)).all()
+        assert (back.module_effects(X) == model.module_effects(X)).all() and (back.shares_ == model.shares_).all()
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('predictor', ['kernel', 'network'])
+def test_effects_add_up_to_the_prediction(predictor):
+    X, y = table()
+    model = ModularRegressor(predictor=predictor, **short).fit(X, y)
+    rest = model.predict(X) - model.module_effects(X).sum(1)
+    assert np.ptp(rest) < 1e-9 and np.allclose(model.module_effects(X).mean(0), 0, atol=1e-9)
+
+def test_files_that_are_something_else_are_refused(tmp_path):
+    from safetensors.numpy import save_file
+    with pytest.raises(FileNotFoundError): ModularBase.load(tmp_path/'none')
+    save_file(dict(a=np.ones(2)), tmp_path/'foreign')
+    (tmp_path/'pickle').write_bytes(pickle.dumps(1))
+    (tmp_path/'empty').write_bytes(b'')
+    for name in ('foreign', 'pickle', 'empty'):
+        with pytest.raises(ValueError, match=name): ModularBase.load(tmp_path/name)
+
+@pytest.mark.parametrize('name, value', [('n_modules', 0), ('n_modules', 'many'), ('predictor', 'tree'), ('steps', 0), ('device', 'abacus')])
+def test_bad_parameters_are_named(name, value):
+    with pytest.raises(ValueError, match=f'{name}={value!r}'): ModularRegressor(**{name: value}).fit(*table())
+
+def test_one_class_or_no_weight_is_refused():
+    X, y = table()
+    with pytest.raises(ValueError, match='one class'): ModularClassifier(**short).fit(X, np.zeros(80))
+    with pytest.raises(ValueError, match='sample_weight'): ModularRegressor(**short).fit(X, y, np.zeros(80))
