@@ -335,7 +335,7 @@ def run_rivals(
     study:Sequence[tuple]=STUDY, # (family, m, k, n, tasks) each
     command:str='', # for the record
 ) -> pd.DataFrame: # all stored rows
-    "Compute what is missing of the study, a row at a time; a second call goes on. Writes rivals.csv and run.json."
+    "Compute what is missing of the study, a row at a time; a second call goes on. Writes rivals.csv and made.json."
     for name in redo: choice('redo', name, RIVALS)
     kept = read_rivals(out)
     rows = kept[~kept.rival.isin(redo)].to_dict('records')
@@ -348,7 +348,7 @@ def run_rivals(
         record = dict(command=command, study=settings, sample_seeds=dict(train=0, test=1), test=5000, threads=torch.get_num_threads(),
                       rows=len(rows), failed=sum(isinstance(r['error'], str) and r['error'] != '' for r in rows),
                       wall_seconds=round(time.perf_counter() - start, 1), environment=made)
-        write_whole(Path(out)/'run.json', json.dumps(record, indent=1) + '\n')
+        write_whole(Path(out)/'made.json', json.dumps(record, indent=1) + '\n')
     try:
         for cell in study_cells(study, rivals):
             if cell in done: continue

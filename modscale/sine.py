@@ -59,12 +59,10 @@ class SineCell:
     def cut(self) -> int:
         "Samples for training; the rest, up to n, is for early stopping."
         return self.n - self.n//5
-
     @property
     def held(self) -> int:
         "Samples on which early stopping decides: all that are held out, but no more than 1,000."
         return min(self.n//5, 1000)
-
     def task(self) -> Task:
         "The cell's task; the same for every method, n and network."
         return make_task(self.family, self.m, self.k, self.seed)

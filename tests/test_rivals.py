@@ -54,5 +54,5 @@ def test_a_study_goes_on_and_one_rival_can_be_run_again(tmp_path, monkeypatch):
     again = rivals.run_rivals(tmp_path, ['random', 'ridge'], redo=['ridge'], study=study)
     assert len(calls) == 9 and not again.duplicated(['rival', 'family', 'n', 'seed']).any() and len(again) == 6
     pd.testing.assert_frame_equal(again[again.rival == 'random'].reset_index(drop=True), first)
-    record = json.loads((tmp_path/'run.json').read_text())
+    record = json.loads((tmp_path/'made.json').read_text())
     assert record['rows'] == 6 and record['failed'] == 0 and 'gpytorch' in record['environment']['versions']
