@@ -199,7 +199,7 @@ def align_races(
         x, y = torch.randn(n, m), torch.randn(n, dtype=torch.float64)
         kernel = wide_start(K, m, seed=0)
         kernel.log_bandwidth -= 2                                                               # narrow: all frequencies
-        for t in (kernel.U, kernel.log_bandwidth, kernel.log_scale, kernel.log_noise): t.requires_grad_()
+        for t in kernel.tensors: t.requires_grad_()
         def exact():
             z = (x @ kernel.U.T).double()
             C = torch.exp(-(z[:, None] - z[None])**2/2).sum(2) + 10*torch.eye(n, dtype=torch.float64)

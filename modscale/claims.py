@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FIG4B', 'FIG5', 'TABLE1', 'COLUMNS', 'paper_fig4b', 'Claim', 'judge', 'group_mean', 'pair_difference', 'mean_less',
            'largest_deviation', 'worst', 'relative_errors', 'hermite_ratio', 'theory_claims', 'sine_claims',
-           'sample_facts', 'arm_difference', 'fact', 'family_gap', 'work_hours', 'sample_claims', 'image_claims',
-           'flatness', 'all_claims', 'Run', 'read_run', 'find_runs', 'claims_table', 'plot_claims']
+           'sample_facts', 'fact', 'family_gap', 'work_hours', 'sample_claims', 'image_claims', 'flatness',
+           'all_claims', 'Run', 'read_run', 'find_runs', 'claims_table', 'plot_claims']
 
 # %% ../nbs/20_claims.ipynb #20-003
 import json
@@ -91,13 +91,14 @@ def pair_difference(
     a:str, # method
     b:str, # method that is subtracted
     log:bool=False, # compare logarithms (base e), so that the difference is a log ratio?
+    by:str='method', # column that names the methods
     **where # columns and the values that select the rows
 ) -> Callable: # table to (mean difference, se, count)
-    "Measure: mean over seeds of method a minus method b on the same tasks."
+    "Measure: mean over seeds of method a minus method b on the same tasks. Raises `LookupError` when one of them is not there."
     def measure(table):
-        one = table[table.method.isin([a, b])]
+        one = table[table[by].isin([a, b])]
         for column, wanted in where.items(): one = one[one[column] == wanted]
-        wide = one.pivot(index='seed', columns='method', values=value)
+        wide = one.pivot(index='seed', columns=by, values=value)
         if log: wide = np.log(wide)
         gap = (wide[a] - wide[b]).dropna()
         return float(gap.mean()), float(gap.sem()), len(gap)
@@ -208,22 +209,9 @@ def sample_facts(
         try: rows[f'{a} / {b or "m k b"} at {target}'] = sample_ratio(arms, a, b, target, 9, 9)
         except LookupError: pass
     for spend in ('steps', 'compute'):
-        try: rows[f'rule {spend}'] = arm_difference(arms[arms.n == 1000], *term_arms(spend)['rule'])
+        try: rows[f'rule {spend}'] = pair_difference('test_loss', *term_arms(spend)['rule'], log=True, by='arm', m=9, k=9, n=1000)(arms)
         except LookupError: pass
     return pd.DataFrame.from_dict(rows, orient='index', columns=['value', 'se', 'count'])
-
-# %% ../nbs/20_claims.ipynb #20-02522
-def arm_difference(
-    arms:pd.DataFrame, # from `name_arms`
-    a:str, # arm
-    b:str, # arm that is subtracted
-    m:int=9, # input dimension
-    k:int=9, # modules of the task
-) -> tuple[float, float, int]: # mean log ratio of test losses, se, tasks
-    "Mean log ratio of two arms on the same tasks. Raises `LookupError` when one of them is not there."
-    logs = np.log(arms[(arms.m == m) & (arms.k == k)].pivot(index='seed', columns='arm', values='test_loss'))
-    gap = (logs[a] - logs[b]).dropna()
-    return float(gap.mean()), float(gap.sem()), len(gap)
 
 # %% ../nbs/20_claims.ipynb #20-02524
 def fact(

@@ -27,7 +27,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
-from .align import Kernel, feature_weights, gram_factor, merge_copies, wave_numbers, wide_start
+from .align import Kernel, descend, feature_weights, frequencies_for, gram_factor, merge_copies, wave_numbers, wide_start
 from .nets import ModularNet
 from .symbols import choice, whole
 from .train import cross_entropy, fit, mse, pick_device
@@ -101,7 +101,7 @@ def shared_gradient(
 ) -> float: # E
     "Set the gradients of E by hand (24_estimators, step 3)."
     n, d, lam, root = weight.sum(), Y.shape[1], kernel.log_noise.exp(), weight.sqrt()[:, None]
-    J = min(12, max(4, math.ceil(6.7/math.exp(kernel.log_bandwidth.min()))))
+    J = frequencies_for(math.exp(kernel.log_bandwidth.min()))
     with torch.enable_grad(): size = feature_weights(kernel.log_bandwidth.exp(), J) * kernel.log_scale.exp()[:, None]
     w, z = wave_numbers(J, t), t @ kernel.U.T
     cos, sin = (z.clamp(-EDGE, EDGE)[..., None]*w).cos(), (z.clamp(-EDGE, EDGE)[..., None]*w).sin()
@@ -133,18 +133,8 @@ def optimise_shared(
     batch:int=1024, # rows of a step; all of them when n is not larger
 ) -> list[float]: # E at each step
     "Adam on the sphere with a cosine schedule, for several outputs."
-    learned = [kernel.U, kernel.log_bandwidth, kernel.log_scale, kernel.log_noise]
-    for p in learned: p.requires_grad_()
-    opt = torch.optim.Adam(learned, lr=lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(opt, steps)
-    g, history = torch.Generator().manual_seed(seed), []
-    for _ in range(steps):
-        at = torch.randperm(len(t), generator=g)[:batch].to(t.device) if len(t) > batch else slice(None)
-        history.append(shared_gradient(kernel, t[at], Y[at], weight[at]))
-        opt.step(), schedule.step()
-        kernel.project_to_domain()
-    for p in learned: p.requires_grad_(False)
-    return history
+    def evaluate(at): return shared_gradient(kernel, t[at], Y[at], weight[at])
+    return descend(kernel.tensors, evaluate, kernel.project_to_domain, len(t), steps, lr, batch, seed)
 
 # %% ../nbs/24_estimators.ipynb #24-019
 def module_features(
@@ -154,7 +144,7 @@ def module_features(
     "Features of each module, constant beyond the edge."
     z, width, scale = (t @ state['U'].T).clip(-EDGE, EDGE), torch.from_numpy(state['log_bandwidth']).exp(), np.exp(state['log_scale'])
     size = feature_weights(width).numpy()*scale[:, None]
-    angle = z[..., None]*(np.arange(1, 13)*math.pi/5)
+    angle = z[..., None]*wave_numbers(12, width).numpy()
     return np.concatenate([np.ones_like(z)[..., None], np.cos(angle), np.sin(angle)], -1)*size
 
 # %% ../nbs/24_estimators.ipynb #24-020

@@ -103,7 +103,7 @@ def alignment_flops(
     kernel.log_bandwidth -= 2
     fit = count_flops(lambda: closed_form(kernel, x[:1000], y[:1000]))*n/1000
     look = count_flops(lambda: reseed(kernel, x[:1000], y[:1000], .01, 10., 0))*min(n, 4096)/1000 if swaps else 0
-    for t in (kernel.U, kernel.log_bandwidth, kernel.log_scale, kernel.log_noise): t.requires_grad_()
+    for t in kernel.tensors: t.requires_grad_()
     step = {'joint': lambda: joint_gradient(kernel, x[:batch], y[:batch]), 'paper': lambda: paper_objective(kernel, x[:batch], y[:batch]).backward()}
     return round((steps + 100*swaps)*count_flops(step[rule]) + swaps*look + fit)
 
