@@ -20,7 +20,8 @@ import pandas as pd
 from .paper_figures import fig2_errors, fig3_errors
 from .results import read_table
 from .sine import summarise
-from .sine_study import name_arms, sample_ratio, slopes, term_arms
+from .samples_needed import sample_ratio, slopes, term_arms
+from .sine_study import name_arms
 
 # %% ../nbs/26_claims.ipynb #26-005
 FIG4B = dict(ours=(.552, .542, .5385, .5245, .516, .505, .493, .482),                   # accuracy at k = 1..8
@@ -245,8 +246,8 @@ def work_hours(
 
 # %% ../nbs/26_claims.ipynb #26-0254
 def sample_claims() -> list[Claim]:
-    "Claims of 23_sine_study: Figures 2 and 4a."
-    def claim(id, text, measure, sense, bound): return Claim(id, text, '23_sine_study', 'fig4', measure, sense, bound, prepare=sample_facts)
+    "Claims of 23_sine_study and 24_samples_needed: Figures 2 and 4a."
+    def claim(id, text, measure, sense, bound): return Claim(id, text, '24_samples_needed', 'fig4', measure, sense, bound, prepare=sample_facts)
     def steeper(facts): return fact('slope ours')(facts)[:2]
     def ratio(a, b, target=.01): return fact(f'{a} / {b or "m k b"} at {target}')
     slope, at = 'samples for a loss of 0.1 against m, k = 5: slope of logarithms,', 'm = k = 9, samples for a loss of'

@@ -134,7 +134,7 @@ SINE = dict(smoke=dict(m=(5,), n=(400, 2000), seeds=3, steps=800, align_steps=10
             paper=dict(m=(2, 3, 5, 7, 9), n=(100, 200, 500, 1000, 2000, 5000, 10_000), seeds=10, steps=10_000, align_steps=150, align_batch=1024, align_swaps=4))
 
 def sine_part() -> Part:
-    "Notebook 13: sine-wave regression, Figures 4a and 5."
+    "15_sine: sine-wave regression, Figures 4a and 5."
     from modscale.sine import METHODS, SineCell, plot_directions, plot_sine, run_cells, with_kernel
     from modscale.sine_study import LEARNING_RATE
     def cells(setup):
@@ -153,22 +153,22 @@ def sine_part() -> Part:
 
 # %% ../nbs/27_reproduce.ipynb #27-0135
 def study_parts() -> list[Part]:
-    "Notebook 18: the paper's Figures 2 and 4a with trained networks, and the two studies beside Figure 4a."
-    from modscale import sine_study as s
+    "23_sine_study to 25_figure2: the paper's Figures 2 and 4a with trained networks, and the two studies beside Figure 4a."
+    from modscale import figure2, samples_needed, sine_study as s
     from modscale.planner import fit_spectrum
     losses = ['train_loss', 'test_loss']
     @lru_cache(1)
     def needed_of(text):
         arms = s.name_arms(read_table(text))
-        return pd.concat([s.samples_needed(arms, target) for target in (.1, .01)], ignore_index=True)
+        return pd.concat([samples_needed.samples_needed(arms, target) for target in (.1, .01)], ignore_index=True)
     def needed(t): return needed_of(t.to_csv(index=False))
     def draw_fig2(t):
-        table = s.spectrum_table(t)
-        return dict(fig2_trained=s.plot_fig2_measured(table, fit_spectrum(table)))
-    def draw_fig4(t): return dict(fig4=s.plot_samples(needed(t)), fig4_losses=s.plot_loss_curves(s.name_arms(t)))
+        table = figure2.spectrum_table(t)
+        return dict(fig2_trained=figure2.plot_fig2_measured(table, fit_spectrum(table)))
+    def draw_fig4(t): return dict(fig4=samples_needed.plot_samples(needed(t)), fig4_losses=s.plot_loss_curves(s.name_arms(t)))
     def part(name, title, paper, draw, show, study): return Part(name, title, paper, None, None, draw, show, lambda setup: study(setup.scale), s.compact)
     return [part('fig2_trained', 'Figure 2: trained networks against the theory', 'Theorem 1 follows the losses of trained networks against k, m, p and n.',
-                 draw_fig2, lambda t: s.panel_means(s.spectrum_table(t), losses), s.fig2_study),
+                 draw_fig2, lambda t: figure2.panel_means(figure2.spectrum_table(t), losses), figure2.fig2_study),
             part('fig4', 'Figure 4a: samples needed against m', 'Samples for a loss rise with m for a monolithic network, and less for a modular one.',
                  draw_fig4, needed, s.fig4_study),
             part('longer', 'Figure 4a with four times the steps', 'The paper trains for a fixed number of steps.',
@@ -183,7 +183,7 @@ IMAGES = dict(smoke=dict(k=(1, 4, 8), n=2500, seeds=2, batch=32, align_samples=2
               paper=dict(k=tuple(range(1, 9)), n=200_000, seeds=5))
 
 def image_part() -> Part:
-    "Notebook 15: compositional images, Figure 4b and Table 1."
+    "17_compose: compositional images, Figure 4b and Table 1."
     from modscale.compose import IMAGE_METHODS, ComposeCell, plot_compose, run_compose
     def cells(setup):
         sizes = dict(IMAGES[setup.scale])
