@@ -60,7 +60,7 @@ def add_spectrum(
     p.add_argument('--noise', type=float, default=0., metavar='V', help='variance of the label noise (default: %(default)s)')
 
 # %% ../nbs/29_cli.ipynb #29-0601
-def studies() -> dict: # name to a function of the scale that gives a `modscale.sweep.Study`
+def studies() -> dict: # name to a function of the scale that gives a `modscale.sweep_store.Study`
     "The studies that `modscale sweep run` knows; each is imported when it is called."
     def study(module, name): return lambda scale: getattr(import_module(f'modscale.{module}'), name)(scale)
     return dict(fig2=study('figure2', 'fig2_study'), fig4=study('sine_study', 'fig4_study'), rates=study('sine_study', 'rate_study'),
@@ -259,7 +259,8 @@ def run_bench(args):
 # %% ../nbs/29_cli.ipynb #29-1801
 def run_sweep_command(args):
     "`modscale sweep run`."
-    from modscale.sweep import run_sweep, sweep_status
+    from modscale.sweep import run_sweep
+    from modscale.sweep_store import sweep_status
     from modscale.symbols import choice, real_above
     choice('study', args.study, list(studies()))
     real_above('memory', args.memory, 0)
@@ -273,7 +274,7 @@ def run_sweep_command(args):
 # %% ../nbs/29_cli.ipynb #29-1802
 def run_sweep_status(args):
     "`modscale sweep status`."
-    from modscale.sweep import sweep_status
+    from modscale.sweep_store import sweep_status
     status = sweep_status(args.out)
     if args.json: return print(json.dumps(status, indent=1))
     print(f'{status["study"]}: {status["cells"]} cells, ' + ', '.join(f'{status[k]} {k}' for k in ('done', 'running', 'failed', 'missing'))

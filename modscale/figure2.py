@@ -19,7 +19,7 @@ from .planner import SpectrumFit
 from .sine import SineCell
 from .sine_study import LEARNING_RATE, perceptron_parameters, sine_waves
 from .spectrum import head_trace, tail_trace
-from .sweep import Study
+from .sweep_store import Study
 from .symbols import choice
 from .theory import theorem1
 

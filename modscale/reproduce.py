@@ -218,7 +218,8 @@ def run_study(
     progress:bool, # show a bar on stderr?
 ) -> tuple[pd.DataFrame, list[dict]]: # the study's table, and what made it
     "Compute the missing cells of a part's sweep, on all cores. Raises `RuntimeError` naming the first cell that failed."
-    from modscale.sweep import read_sweep, run_sweep, sweep_status
+    from modscale.sweep import run_sweep
+    from modscale.sweep_store import read_sweep, sweep_status
     folder, cores = out/'cells'/part.name, os.cpu_count() or 1
     backend = 'sequential' if setup.scale == 'smoke' or setup.torch_device != 'cpu' else 'loky'
     command = f'modscale reproduce --scale {setup.scale} --only {part.name}'

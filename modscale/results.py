@@ -46,7 +46,7 @@ def write_whole(
     return path
 
 # %% ../nbs/18_results.ipynb #18-011
-PRESENTATION = {'reproduce', 'cli', 'docs', 'bench', 'claims', 'sweep', 'sine_study', 'samples_needed', 'figure2', 'rivals', '_modidx', '__init__'}
+PRESENTATION = {'reproduce', 'cli', 'docs', 'bench', 'claims', 'sweep', 'sweep_store', 'sine_study', 'samples_needed', 'figure2', 'rivals', '_modidx', '__init__'}
 
 @cache
 def code_hash(

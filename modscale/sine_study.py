@@ -17,7 +17,7 @@ import pandas as pd
 from .nets import ARCHITECTURES
 from .paper_figures import PAPER_N
 from .sine import COLOURS, SineCell, budget, geometric, run_stack, stack_kind
-from .sweep import Study
+from .sweep_store import Study
 from .symbols import choice
 from .tasks import FAMILIES
 

@@ -2,7 +2,8 @@
 import json, os, signal, subprocess, sys, threading, time
 from pathlib import Path
 import numpy as np, pandas as pd, pyarrow.parquet as pq, pytest
-from modscale.sweep import Study, demo_run, demo_study, grid, run_sweep, sweep_status
+from modscale.sweep import demo_run, demo_study, run_sweep
+from modscale.sweep_store import Study, grid, sweep_status
 
 posix = pytest.mark.skipif(os.name != 'posix', reason='needs signals')
 
@@ -87,7 +88,8 @@ def test_kill_of_the_coordinator(undisturbed, run_cli, tmp_path, count):
 EVERY_MOMENT = '''
 import json, os, signal, sys, time
 from pathlib import Path
-from modscale.sweep import Study, demo_run, grid, made_by, run_sweep, sweep_status
+from modscale.sweep import demo_run, run_sweep
+from modscale.sweep_store import Study, grid, made_by
 import pandas as pd
 import modscale.pinv, joblib.parallel, tqdm
 made_by()                                                           # once, not in every child
