@@ -60,7 +60,8 @@ def samples_needed(
     real_above('target', target, 0)
     rows = []
     for (arm, m, k), group in table.groupby(['arm', 'm', 'k'], sort=False):
-        row = dict(arm=arm, m=m, k=k, target=target, samples=np.nan, low=np.nan, high=np.nan, censored='missing', tasks=group.seed.nunique())
+        row = dict(arm=arm, m=m, k=k, target=target, samples=np.nan, low=np.nan, high=np.nan, censored='missing',
+                   tasks=group.seed.nunique())
         rows.append(row)
         try: n, logs = log_losses(group)
         except ValueError: continue                                        # a lost cell costs its size and arm, not the figure
@@ -189,7 +190,8 @@ def sample_attribution(
                 (a, many_a, _), (b, many_b, _) = (found[arm] for arm in pair)
                 out = [arm for arm in pair if not np.isfinite(found[arm][0])]
                 gap, se = (np.nan, np.nan) if out else (a - b, bootstrap_se(many_a - many_b, group.seed.nunique()))
-                rows.append(dict(m=m, k=k, target=target, spend=spend, term=term, log_ratio=gap, se=se, tasks=group.seed.nunique(), censored=', '.join(out)))
+                rows.append(dict(m=m, k=k, target=target, spend=spend, term=term, log_ratio=gap, se=se, tasks=group.seed.nunique(),
+                                 censored=', '.join(out)))
     return pd.DataFrame(rows, columns=['m', 'k', 'target', 'spend', 'term', 'log_ratio', 'se', 'tasks', 'censored'])
 
 # %% ../nbs/24_samples_needed.ipynb #24-041

@@ -77,9 +77,11 @@ def sine_waves(
 # %% ../nbs/23_sine_study.ipynb #23-014
 FIG4_GRID = dict(smoke=dict(sizes=((2, 2), (5, 5)), n=(200, 1000), seeds=1, steps=300, align_steps=50),
                  quick=dict(sizes=((2, 5), (5, 5), (9, 5)), n=(200, 500, 2000, 10_000), seeds=2, steps=2000, align_steps=150),
-                 paper=dict(sizes=(*((m, 5) for m in (2, 3, 5, 7, 9)), (9, 9)), n=(50, *PAPER_N[:-1]), seeds=5, steps=5000, align_steps=150))
+                 paper=dict(sizes=(*((m, 5) for m in (2, 3, 5, 7, 9)), (9, 9)), n=(50, *PAPER_N[:-1]), seeds=5, steps=5000,
+                            align_steps=150))
 ARMS = (('monolithic', 'compute', 128, 2), ('monolithic', 'compute', 128, 4), ('modular', 'compute', 32, 2), ('modular', 'steps', 32, 2),
-        ('frozen', 'steps', 32, 2), ('paper', 'compute', 32, 2), ('paper', 'steps', 32, 2), ('ours', 'steps', 32, 2), ('oracle', 'steps', 32, 2))
+        ('frozen', 'steps', 32, 2), ('paper', 'compute', 32, 2), ('paper', 'steps', 32, 2), ('ours', 'steps', 32, 2),
+        ('oracle', 'steps', 32, 2))
 
 def fig4_cells(
     sizes:tuple, # pairs (m, k)
@@ -89,7 +91,8 @@ def fig4_cells(
     **settings # of every cell
 ) -> list[dict]: # plain forms
     "Cells of all arms on the same tasks, each with the learning rate of its method and depth."
-    return [asdict(SineCell(method, m=m, k=k, n=N, seed=seed, width=width, depth=depth, spend=spend, lr=METHOD_RATES[method, depth], **settings))
+    return [asdict(SineCell(method, m=m, k=k, n=N, seed=seed, width=width, depth=depth, spend=spend, lr=METHOD_RATES[method, depth],
+                            **settings))
             for method, spend, width, depth in arms for m, k in sizes for seed in range(seeds) for N in n]
 
 # %% ../nbs/23_sine_study.ipynb #23-015
@@ -121,7 +124,8 @@ def families_study(
     g = FIG4_GRID[scale]
     size, n, seeds = ((5, 5), (400, 1000), min(g['seeds'], 5)) if scale != 'smoke' else ((2, 2), (200,), 1)
     arms = tuple(arm for arm in ARMS if arm[1] == 'steps' and arm[0] in ('modular', 'ours', 'oracle')) + ARMS[:2]
-    cells = [fig4_cells((size,), n, seeds, arms, steps=g['steps'], align_steps=g['align_steps'], family=family, ood=True) for family in FAMILIES]
+    cells = [fig4_cells((size,), n, seeds, arms, steps=g['steps'], align_steps=g['align_steps'], family=family,
+                        ood=True) for family in FAMILIES]
     return sine_waves('families', sum(cells, []))
 
 # %% ../nbs/23_sine_study.ipynb #23-020
@@ -134,7 +138,8 @@ def compact(
     table:pd.DataFrame # of a sweep of sine-wave cells
 ) -> pd.DataFrame: # fewer columns and digits
     "Settings that vary, and measurements, to six digits."
-    always = ['method', 'm', 'k', 'n', 'seed', 'width', 'depth', 'spend', 'test_loss', 'train_loss', 'validation_loss', 'train_seconds', 'align_seconds']
+    always = ['method', 'm', 'k', 'n', 'seed', 'width', 'depth', 'spend', 'test_loss', 'train_loss', 'validation_loss', 'train_seconds',
+              'align_seconds']
     always += [c for c in ('family', 'steps', 'train_steps', 'lr', 'wide_loss', 'shifted_loss', 'unseen_loss') if c in table]
     wanted = ['kernel_test_loss', 'align_gflop', 'train_gflop', 'coverage_start', 'coverage_end']
     kept = table[always + [c for c in wanted if c in table and table[c].nunique() > 1]].copy()
@@ -152,9 +157,11 @@ def rate_study(
     shapes = [dict(method='monolithic', width=width, depth=depth, m=5, k=5, steps=100 if small else 2000, n=n)
               for width, depth in ARCHITECTURES for n in ((500,) if small else (500, 5000, 50_000))]
     methods = [dict(method=method, width=width, depth=depth, m=size, k=size, steps=100 if small else 5000, n=n)
-               for method, width, depth in (('monolithic', 128, 2), ('monolithic', 128, 4), ('modular', 32, 2), ('frozen', 32, 2), ('oracle', 32, 2))
+               for method, width, depth in (('monolithic', 128, 2), ('monolithic', 128, 4), ('modular', 32, 2), ('frozen', 32, 2),
+                                            ('oracle', 32, 2))
                for size, n in (((3, 400),) if small else ((5, 500), (5, 5000), (9, 500), (9, 5000)))]
-    return sine_waves('rates', [asdict(SineCell(**arm, lr=lr, seed=seed)) for arm in shapes + methods for lr in RATES for seed in (100, 101)])
+    return sine_waves('rates', [asdict(SineCell(**arm, lr=lr, seed=seed)) for arm in shapes + methods 
+                                for lr in RATES for seed in (100, 101)])
 
 # %% ../nbs/23_sine_study.ipynb #23-026
 def rate_table(
@@ -190,7 +197,8 @@ def arm_style(
 ) -> dict: # arguments of a matplotlib line
     "Colour by method; equal compute solid, equal steps dotted (ours and the oracle set the steps, and are solid)."
     short = 'equal steps' in arm or arm == 'frozen'
-    return dict(color=ARM_COLOURS[arm], ls=':' if short else '-', marker='s' if short else 'o', ms=3.5, label='frozen, equal steps' if arm == 'frozen' else arm)
+    return dict(color=ARM_COLOURS[arm], ls=':' if short else '-', marker='s' if short else 'o', ms=3.5,
+                label='frozen, equal steps' if arm == 'frozen' else arm)
 
 # %% ../nbs/23_sine_study.ipynb #23-031
 def train_and_test(
@@ -215,7 +223,8 @@ def longer_gain(
     for loss in ('test', 'train'): both[loss] = np.log(both[f'{loss}_loss_more']/both[f'{loss}_loss'])
     groups = both.groupby(by[:-1], sort=False)
     rows = pd.DataFrame(dict(tasks=groups.size()))
-    if 'train_steps' in usual and 'train_steps' in more: rows['times_steps'] = (both.train_steps_more/both.train_steps).groupby([both[c] for c in by[:-1]]).mean()
+    if 'train_steps' in usual and 'train_steps' in more:
+        rows['times_steps'] = (both.train_steps_more/both.train_steps).groupby([both[c] for c in by[:-1]]).mean()
     return rows.join(groups[['test', 'train']].mean()).join(groups[['test', 'train']].sem().add_suffix('_se')).reset_index()
 
 # %% ../nbs/23_sine_study.ipynb #23-034
@@ -253,7 +262,8 @@ def plot_family_losses(
     for ax, (column, title) in zip(axes[0], panels.items()):
         for i, (arm, rows) in enumerate(part.dropna(subset=column).groupby('arm', sort=False)):
             data = geometric(rows, ['family'], column).set_index('family').reindex(families)
-            ax.errorbar(np.arange(len(families)) + .1*(i - 2.5), data['mean'], (data.below, data.above), capsize=2, **arm_style(arm) | dict(ls='none'))
+            ax.errorbar(np.arange(len(families)) + .1*(i - 2.5), data['mean'], (data.below, data.above), capsize=2,
+                        **arm_style(arm) | dict(ls='none'))
         ax.set(title=f'{title}, n = {part.n.max():,}', yscale='log')
         ax.set_xticks(range(len(families)), families, rotation=60)
     axes[0, 0].set_ylabel('loss (fraction of variance)')
