@@ -516,6 +516,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'modscale.sine_study.families_study': ('sine_study.html#families_study', 'modscale/sine_study.py'),
                                      'modscale.sine_study.fig4_cells': ('sine_study.html#fig4_cells', 'modscale/sine_study.py'),
                                      'modscale.sine_study.fig4_study': ('sine_study.html#fig4_study', 'modscale/sine_study.py'),
+                                     'modscale.sine_study.large_study': ('sine_study.html#large_study', 'modscale/sine_study.py'),
                                      'modscale.sine_study.longer_gain': ('sine_study.html#longer_gain', 'modscale/sine_study.py'),
                                      'modscale.sine_study.longer_study': ('sine_study.html#longer_study', 'modscale/sine_study.py'),
                                      'modscale.sine_study.name_arms': ('sine_study.html#name_arms', 'modscale/sine_study.py'),

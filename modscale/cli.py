@@ -13,6 +13,7 @@ import json
 import math
 import os
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def studies() -> dict: # name to a function of the scale that gives a `modscale.
     "The studies that `modscale sweep run` knows; each is imported when it is called."
     def study(module, name): return lambda scale: getattr(import_module(f'modscale.{module}'), name)(scale)
     return dict(fig2=study('figure2', 'fig2_study'), fig4=study('sine_study', 'fig4_study'), rates=study('sine_study', 'rate_study'),
-                longer=study('sine_study', 'longer_study'), families=study('sine_study', 'families_study'),
+                longer=study('sine_study', 'longer_study'), large=study('sine_study', 'large_study'), families=study('sine_study', 'families_study'),
                 demo=study('sweep', 'demo_study'))
 
 # %% ../nbs/29_cli.ipynb #29-007
@@ -112,6 +113,7 @@ def add_sweep(
     p.add_argument('study', metavar='STUDY', help=f'one of {", ".join(studies())}')
     p.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder of the sweep')
     p.add_argument('--scale', choices=('smoke', 'quick', 'paper'), default='quick', help='size of the grid (default: %(default)s)')
+    p.add_argument('--methods', nargs='+', metavar='M', help='only the cells of these methods (default: all)')
     p.add_argument('--jobs', type=int, default=2, metavar='N', help='workers on this machine (default: %(default)s)')
     p.add_argument('--backend', default='loky', metavar='B', help='loky (processes here, default), threading, sequential, dask or ray')
     p.add_argument('--address', metavar='A', help='of a Dask or Ray cluster, as tcp://host:8786; default: one on this machine')
@@ -265,7 +267,11 @@ def run_sweep_command(args):
     choice('study', args.study, list(studies()))
     real_above('memory', args.memory, 0)
     how = [f'--{name} {value}' for name, value in (('scale', args.scale), ('jobs', args.jobs), ('backend', args.backend), ('memory', f'{args.memory:g}'))]
-    run_sweep(studies()[args.study](args.scale), args.out, args.jobs, args.backend, args.address, args.memory*2**30, not args.quiet,
+    study = studies()[args.study](args.scale)
+    if args.methods:
+        for method in args.methods: choice('methods', method, sorted({cell.get('method') for cell in study.cells} - {None}))
+        study, how = replace(study, cells=[cell for cell in study.cells if cell['method'] in args.methods]), [*how, '--methods', *args.methods]
+    run_sweep(study, args.out, args.jobs, args.backend, args.address, args.memory*2**30, not args.quiet,
               args.retry_failed, command=' '.join(['modscale sweep run', args.study, *how]))
     status = sweep_status(args.out)
     print(f'{status["done"]} of {status["cells"]} cells done, {status["failed"]} failed, in {status["wall_seconds"]:.0f} s; see {args.out}')

@@ -18,7 +18,8 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from .align import Alignment, align, closed_form, coverage, joint_gradient, paper_objective, reseed, similarity, wide_start
+from .align import Alignment, align, paper_objective, propose, Data
+from .kernel import coverage, joint_gradient, normal_equations, similarity, wide_start
 from .nets import ModularNet, MonolithicNet, count_parameters, random_projections
 from .symbols import check, choice, real_above, whole
 from .tasks import FAMILIES, Task, make_task
@@ -44,7 +45,7 @@ class SineCell:
     spend:str='steps' # 'steps': train for `steps`; 'compute': until as much is spent as by 'ours' in `steps`, alignment included
     align_steps:int=150 # optimiser steps of the rule
     align_batch:int=1024 # samples of one of them
-    align_swaps:int=0 # most rounds in which it replaces weak modules
+    align_rounds:int=6 # most exchanges of each of its islands
     batch:int=128 # samples of a training step
     lr:float=3e-3 # Adam's learning rate at the start
     ood:bool=False # measure on inputs of other distributions, too
@@ -75,7 +76,7 @@ def check_cell(
     choice('method', cell.method, METHODS), choice('family', cell.family, FAMILIES), choice('spend', cell.spend, ('steps', 'compute'))
     whole('seed', cell.seed, 0), check(m=cell.m, k=cell.k), real_above('lr', cell.lr, 0)
     for name in ('width', 'depth', 'steps', 'align_steps', 'batch'): whole(name, getattr(cell, name))
-    whole('K', cell.K, 0 if cell.method == 'monolithic' else 1), whole('align_batch', cell.align_batch, 10), whole('align_swaps', cell.align_swaps, 0)
+    whole('K', cell.K, 0 if cell.method == 'monolithic' else 1), whole('align_batch', cell.align_batch, 10), whole('align_rounds', cell.align_rounds, 0)
     if cell.n < 20: raise ValueError(f'n must be at least 20 (a fifth of it is held out), got n={cell.n}')
 
 # %% ../nbs/15_sine.ipynb #15-010
@@ -91,21 +92,30 @@ def count_flops(
 def alignment_flops(
     rule:str, # 'joint' or 'paper'
     batch:int, # samples that the rule sees in one step
-    n:int, # samples of the closed-form fit at the end
+    n:int, # samples of the closed-form fits
     m:int, # inputs
-    candidates:int, # directions it optimises
-    steps:int, # its optimiser steps
-    swaps:int=0, # rounds that replace weak modules, 100 steps each; fewer may be needed
+    candidates:int, # directions it optimises; half of them are kept by 'joint'
+    steps:int, # optimiser steps of a descent
+    rounds:int=0, # most exchanges of each of six islands; fewer may be needed
 ) -> int: # operations
-    "Operations of `align` for sizes alone: one step with all frequencies, times `steps`, and the fit of 1,000 samples, scaled to n."
-    x, y = torch.randn(max(batch, 1000), m), torch.randn(max(batch, 1000), dtype=torch.float64)
-    kernel = wide_start(candidates, m, seed=0)
-    kernel.log_bandwidth -= 2
-    fit = count_flops(lambda: closed_form(kernel, x[:1000], y[:1000]))*n/1000
-    look = count_flops(lambda: reseed(kernel, x[:1000], y[:1000], .01, 10., 0))*min(n, 4096)/1000 if swaps else 0
-    for t in kernel.tensors: t.requires_grad_()
-    step = {'joint': lambda: joint_gradient(kernel, x[:batch], y[:batch]), 'paper': lambda: paper_objective(kernel, x[:batch], y[:batch]).backward()}
-    return round((steps + 100*swaps)*count_flops(step[rule]) + swaps*look + fit)
+    "Operations of `align` for sizes alone, at most: steps with all frequencies, and what is done with 1,000 samples, scaled to n."
+    data = Data(torch.randn(max(batch, 1000), m), torch.randn(max(batch, 1000), 1, dtype=torch.float64), None)
+    def kernel(C, learned=False):
+        narrow = wide_start(C, m, seed=0)
+        narrow.log_bandwidth -= 2
+        for t in narrow.tensors: t.requires_grad_(learned)
+        return narrow
+    def fit(C): return count_flops(lambda: normal_equations(kernel(C), data.x[:1000], data.Y[:1000]))/1000
+    def step(C): return count_flops(lambda: joint_gradient(kernel(C, True), data.x[:batch], data.Y[:batch]))
+    if rule == 'paper':
+        one = kernel(candidates, True)
+        return round(steps*count_flops(lambda: paper_objective(one, data.x[:batch], data.Y[:batch]).backward()) + n*fit(candidates))
+    if not rounds: return round(steps*step(candidates) + n*fit(candidates))
+    K, few = max(1, candidates//2), min(n, 4096)
+    look = count_flops(lambda: propose(kernel(K), data[:1000], 1, 0))*few/1000
+    exchange = 40*step(K) + look + few*fit(K)
+    return round(2*(steps*step(candidates) + n*fit(candidates)) + 6*(100*step(K) + rounds*exchange) + 100*step(K) + n*fit(K))
+
 
 # %% ../nbs/15_sine.ipynb #15-014
 def build(
@@ -140,7 +150,7 @@ def budget(
     "Training steps of a cell; with `spend='compute'` never fewer than `cell.steps` (15_sine, step 1)."
     own = step_flops(cell.m, cell.K, cell.width, cell.depth, cell.batch)
     def aligning(rule, candidates): return alignment_flops(rule, min(cell.cut, cell.align_batch), cell.cut, cell.m, candidates, cell.align_steps,
-                                                        cell.align_swaps if rule == 'joint' else 0)
+                                                        cell.align_rounds)
     align_cost = aligning('joint', 2*cell.K) if cell.method == 'ours' else aligning('paper', cell.K) if cell.method == 'paper' else 0
     if cell.spend == 'steps' or cell.method in ('ours', 'oracle'): return cell.steps, align_cost, own
     ours = replace(cell, method='ours', K=cell.K or cell.k, width=cell.width if cell.K else 32, depth=cell.depth if cell.K else 2)
@@ -198,7 +208,7 @@ def start_projections(
         if c.method == 'oracle': return torch.as_tensor(np.resize(c.task().U, (c.K, c.m)), dtype=torch.float32)[..., None], None
         data = x[s, :c.cut].cpu().numpy(), y[s, :c.cut, 0].cpu().numpy()
         rule = 'joint' if c.method == 'ours' else 'paper'
-        found = align(*data, c.K, rule, steps=c.align_steps, batch=c.align_batch, swaps=c.align_swaps, seed=c.seed, device=x.device)
+        found = align(*data, c.K, rule, steps=c.align_steps, batch=c.align_batch, rounds=c.align_rounds, searches=1, seed=c.seed, device=x.device)
         return torch.as_tensor(found.U)[..., None], found
     U, found = zip(*[start(c, s) for c, s in zip(cells, source.tolist())])
     return torch.stack(U), list(found)

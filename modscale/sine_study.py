@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MODULES', 'FIG4_GRID', 'ARMS', 'LEARNING_RATE', 'METHOD_RATES', 'RATES', 'ARM_COLOURS', 'cell_gflop',
            'perceptron_parameters', 'cell_memory', 'cell_kind', 'stack_width', 'sine_waves', 'fig4_cells', 'fig4_study',
-           'longer_study', 'families_study', 'compact', 'rate_study', 'rate_table', 'name_arms', 'arm_style',
-           'train_and_test', 'longer_gain', 'plot_loss_curves', 'plot_family_losses']
+           'longer_study', 'large_study', 'families_study', 'compact', 'rate_study', 'rate_table', 'name_arms',
+           'arm_style', 'train_and_test', 'longer_gain', 'plot_loss_curves', 'plot_family_losses']
 
 # %% ../nbs/23_sine_study.ipynb #23-003
 from dataclasses import asdict
@@ -65,7 +65,7 @@ def stack_width(
     return max(4, 2_048//(cell['width']*max(cell['K'], 1)))
 
 # %% ../nbs/23_sine_study.ipynb #23-013
-MODULES = ('symbols', 'tasks', 'nets', 'train', 'align', 'sine')
+MODULES = ('symbols', 'tasks', 'nets', 'train', 'kernel', 'align', 'sine')
 
 def sine_waves(
     name:str, # of the study
@@ -114,6 +114,17 @@ def longer_study(
     arms += (('modular', 'steps', 32, 2),)
     sizes, n = (((5, 5), (9, 9)), (500, 1000, 2000, 5000)) if scale == 'paper' else (g['sizes'][:1], g['n'][:2])
     return sine_waves('longer', fig4_cells(sizes, n, min(g['seeds'], 3), arms, steps=4*g['steps'], align_steps=g['align_steps']))
+
+# %% ../nbs/23_sine_study.ipynb #23-0174
+def large_study(
+    scale:str='paper' # 'smoke', 'quick' or 'paper'
+) -> Study: # of ours, the oracle and random starts
+    "Cells of Figure 4a with thirty inputs."
+    choice('scale', scale, FIG4_GRID)
+    g = FIG4_GRID[scale]
+    arms = tuple(arm for arm in ARMS if arm[0] in ('modular', 'ours', 'oracle') and arm[1] == 'steps')
+    n = (200, 350, 500, 700, 1000, 2000, 5000) if scale == 'paper' else g['n'][:2]
+    return sine_waves('large', fig4_cells(((30, 5),), n, g['seeds'], arms, steps=g['steps'], align_steps=g['align_steps']))
 
 # %% ../nbs/23_sine_study.ipynb #23-019
 def families_study(
