@@ -422,7 +422,6 @@ def joint_rule(
     how:Descent, # steps, rate and batch
     islands:int, # searches side by side, should two descents differ
     rounds:int, # most exchanges of each; 0: one descent only
-    searches:int, # of islands, should they fail
     seed:int, # of the random starts
 ) -> tuple[Fit, float, float, int]: # the modules, agreement of two descents, evidence gap (NaN where not searched), and exchanges made
     "Two descents; islands where they differ; detail (13_align, steps 8 and 9)."
@@ -436,15 +435,10 @@ def joint_rule(
     pair = sorted((one, descent(seed + 1)), key=lambda fit: fit.E)
     alike, start = agreement(*pair), kept(pair[0])
     if alike > .95: return cheaper(fine(start, data, K, how, seed), *pair, data, b), alike, math.nan, 0
-    best, gap, made = None, -math.inf, 0
-    for again in range(searches):                                                          # from the pair, then from new starts
-        new = [wide_start(K, m, 1000*(again + 1) + seed + i, device, b, noise=10.) for i in range(islands)]
-        found, count = search_islands([*map(kept, pair), *new[2:]] if again == 0 else new, few, how, rounds, seed + again)
-        trial = cheaper(fine(found[0][1].subset(list(range(K))), data, K, how, seed), *pair, data, b)
-        made += count
-        if best is None or trial.E < best.E: best, gap = trial, evidence_gap(trial, pair, found, data, how)
-        if gap > .2: break
-    return best, alike, gap, made
+    starts = [*map(kept, pair), *(wide_start(K, m, seed + 2 + i, device, b, noise=10.) for i in range(islands - 2))]
+    searched, made = search_islands(starts, few, how, rounds, seed)
+    best = cheaper(fine(searched[0][1].subset(list(range(K))), data, K, how, seed), *pair, data, b)
+    return best, alike, evidence_gap(best, pair, searched, data, how), made
 
 # %% ../nbs/13_align.ipynb #13-041
 def choose_count(
@@ -543,14 +537,13 @@ def align(
     batch:int|None=None, # samples of a step; default 1,024 to 4,096
     islands:int=6, # searches side by side when two descents differ ('joint')
     rounds:int=25, # most exchanges of each; 0: one descent and no more
-    searches:int=2, # of islands, should the first fail
     weight:np.ndarray|None=None, # of the rows, shape (n,); None: ones ('joint')
     seed:int=0, # of the random starts
     device:str='cpu', # where to compute
 ) -> Alignment: # modules in order of the variance that they carry
     "Choose projections for data (x, y) before any network is trained (13_align). Raises `ValueError` for bad data or sizes."
     start, (x, y) = time.perf_counter(), check_data(x, y)
-    choice('rule', rule, RULES), choice('b', b, (1, 2, 3)), whole('islands', islands, 2), whole('rounds', rounds, 0), whole('searches', searches)
+    choice('rule', rule, RULES), choice('b', b, (1, 2, 3)), whole('islands', islands, 2), whole('rounds', rounds, 0)
     if b > x.shape[1]: raise ValueError(f'b must be at most m={x.shape[1]}, got b={b}')
     if isinstance(K, str): choice('K', K, ('auto',))
     else: whole('K', K)
@@ -561,7 +554,7 @@ def align(
     def tensor(a, kind): return torch.as_tensor(a, dtype=kind, device=device)
     data = Data(tensor(x, torch.float32), tensor(((y - center)/spread).reshape(len(y), -1), torch.float64),
                 None if weight is None else tensor(weight, torch.float64))
-    return align_tensors(data, K, rule, b, candidates, how, (islands, rounds, searches), seed, center, spread, start)
+    return align_tensors(data, K, rule, b, candidates, how, (islands, rounds), seed, center, spread, start)
 
 # %% ../nbs/13_align.ipynb #13-047
 def align_tensors(
@@ -571,7 +564,7 @@ def align_tensors(
     b:int, # coordinates of a module
     candidates:int, # projections to optimise
     how:Descent, # steps, rate and batch
-    effort:tuple, # islands, rounds, searches
+    effort:tuple, # islands, rounds
     seed:int, # of the random starts
     center:np.ndarray, # mean of y
     spread:np.ndarray, # standard deviation of y

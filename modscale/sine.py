@@ -208,7 +208,7 @@ def start_projections(
         if c.method == 'oracle': return torch.as_tensor(np.resize(c.task().U, (c.K, c.m)), dtype=torch.float32)[..., None], None
         data = x[s, :c.cut].cpu().numpy(), y[s, :c.cut, 0].cpu().numpy()
         rule = 'joint' if c.method == 'ours' else 'paper'
-        found = align(*data, c.K, rule, steps=c.align_steps, batch=c.align_batch, rounds=c.align_rounds, searches=1, seed=c.seed, device=x.device)
+        found = align(*data, c.K, rule, steps=c.align_steps, batch=c.align_batch, rounds=c.align_rounds, seed=c.seed, device=x.device)
         return torch.as_tensor(found.U)[..., None], found
     U, found = zip(*[start(c, s) for c, s in zip(cells, source.tolist())])
     return torch.stack(U), list(found)
