@@ -6,8 +6,8 @@
 __all__ = ['RULES', 'descend', 'Data', 'Descent', 'optimise_kernel', 'paper_objective', 'paper_kernel', 'Residual', 'residual_of',
            'module_gain', 'climb', 'unlike', 'propose', 'exchange', 'doubts', 'evidence_of', 'search_islands', 'Fit',
            'effects_of', 'shares', 'fit_modules', 'agreement', 'wanted', 'refine', 'fine', 'evidence_gap',
-           'direction_price', 'cheaper', 'joint_rule', 'choose_count', 'check_data', 'Alignment', 'usual_descent',
-           'align', 'align_tensors', 'plot_alignment']
+           'direction_price', 'cheaper', 'joint_rule', 'choose_count', 'check_data', 'check_weight', 'Alignment',
+           'usual_descent', 'align', 'align_tensors', 'plot_alignment']
 
 # %% ../nbs/13_align.ipynb #13-003
 import math
@@ -353,7 +353,7 @@ def refine(
     tries:int=4, # exchanges without success that end it
 ) -> tuple[Kernel, list[float]]: # all frequencies allowed, and E at each step
     "Let detail in, and look for modules that have nothing else (13_align, step 8)."
-    rng, few = np.random.default_rng(seed), data[:4096]
+    rng, few = np.random.default_rng(seed), data[:2048]
     kernel.log_noise += math.log(10)
     history = optimise_kernel(kernel, data, replace(how, steps=100), seed)
     best, failed = evidence_of(kernel, few), 0
@@ -425,7 +425,7 @@ def joint_rule(
     seed:int, # of the random starts
 ) -> tuple[Fit, float, float, int]: # the modules, agreement of two descents, evidence gap (NaN where not searched), and exchanges made
     "Two descents; islands where they differ; detail (13_align, steps 8 and 9)."
-    m, device, few = data.x.shape[1], data.x.device, data[:4096]
+    m, device, few = data.x.shape[1], data.x.device, data[:2048]
     def descent(s):
         kernel = wide_start(candidates, m, s, device, b)
         return fit_modules(kernel, data, K, optimise_kernel(kernel, data, how, s))
@@ -478,6 +478,18 @@ def check_data(
     flat = np.ptp(y.reshape(len(y), -1), 0) == 0
     if flat.any(): raise ValueError(f'y must not be constant, got {y.reshape(len(y), -1)[0, flat][0]} in every row')
     return x, y
+
+# %% ../nbs/13_align.ipynb #13-0435
+def check_weight(
+    weight, # of the rows, or None
+    n:int, # rows
+) -> np.ndarray|None: # float64, shape (n,)
+    "Positive, finite weights; raises `ValueError` that says what is wrong."
+    if weight is None: return None
+    weight = np.asarray(weight, dtype=np.float64)
+    if weight.shape != (n,): raise ValueError(f'weight must have shape ({n},), got shape {weight.shape}')
+    if not (np.isfinite(weight) & (weight > 0)).all(): raise ValueError(f'weight must be positive and finite, got {weight.min()}')
+    return weight
 
 # %% ../nbs/13_align.ipynb #13-044
 @dataclass(frozen=True, eq=False)
@@ -550,8 +562,9 @@ def align(
     least = 2 if K == 'auto' else K
     candidates = (32 if K == 'auto' else 2*K if rule == 'joint' else K) if candidates is None else int(whole('candidates', candidates, least))
     how = usual_descent(candidates*x.shape[1]*b, steps, lr, batch)
+    weight = check_weight(weight, len(x))
     center, spread = np.average(y, 0, weight), np.sqrt(np.average((y - np.average(y, 0, weight))**2, 0, weight))
-    def tensor(a, kind): return torch.as_tensor(a, dtype=kind, device=device)
+    def tensor(a, kind): return torch.as_tensor(np.array(a), dtype=kind, device=device)
     data = Data(tensor(x, torch.float32), tensor(((y - center)/spread).reshape(len(y), -1), torch.float64),
                 None if weight is None else tensor(weight, torch.float64))
     return align_tensors(data, K, rule, b, candidates, how, (islands, rounds), seed, center, spread, start)

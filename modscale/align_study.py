@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['INPUTS', 'TARGETS', 'THRESHOLDS', 'SCALES', 'AlignCell', 'draw_cell', 'descend_from_truth', 'align_row', 'run_align',
-           'align_study', 'align_cost', 'select', 'target_table', 'read_align', 'crossing_of', 'threshold_table',
-           'failure_table', 'directions_in_training', 'plot_thresholds']
+           'align_study', 'align_cost', 'select', 'target_table', 'read_align', 'plot_targets', 'crossing_of',
+           'threshold_table', 'failure_table', 'directions_in_training', 'plot_thresholds']
 
 # %% ../nbs/22_align_study.ipynb #22-003
 import math
@@ -129,7 +129,7 @@ def align_study(
     tasks = SCALES[choice('scale', scale, SCALES)]
     settings = [at for _, _, _, at in TARGETS.values()]
     settings += [dict(m=m, k=k, n=n) for (m, k), grid in THRESHOLDS.items() for n in grid]
-    if scale != 'paper': settings = [at for at in settings if at['m'] <= 5 and at['n'] <= 400]
+    if scale != 'paper': settings = [at for at in settings if at['m'] == 5 and at['n'] == 400]
     cells = [asdict(AlignCell(**at, seed=seed)) for at in settings for seed in range(tasks)]
     unique = list({str(cell): cell for cell in cells}.values())                            # two targets may share cells
     return Study('align', unique, run_align, cost=align_cost, width=1, modules=('symbols', 'tasks', 'kernel', 'align', 'align_study'))
@@ -174,6 +174,24 @@ def read_align(
     "The stored table."
     from pathlib import Path
     return read_table(Path(path).read_text())
+
+# %% ../nbs/22_align_study.ipynb #22-0214
+def plot_targets(
+    table:pd.DataFrame # of `align_study`
+): # a matplotlib Figure
+    "Each run of the targets that measure a likeness, with its bound."
+    import matplotlib.pyplot as plt
+    names = [name for name, (value, *_, at) in TARGETS.items() if value in ('coverage', 'similarity') and len(select(table, **at))]
+    fig, ax = plt.subplots(figsize=(7, .25*len(names) + .8))
+    for i, name in enumerate(reversed(names)):
+        value, sense, bound, at = TARGETS[name]
+        runs = select(table, **at)[value]
+        ax.plot(runs, i + np.linspace(-.25, .25, len(runs)), '.', ms=4, color='C0' if sense == '>=' else 'C3')
+        ax.plot([bound], [i], '|', ms=12, mew=2, color='k')
+    ax.set_yticks(range(len(names)), [name.removeprefix('align.') for name in reversed(names)], fontsize=8)
+    ax.set(xlabel='likeness of each run; mark: asked (red: at most)')
+    fig.tight_layout()
+    return fig
 
 # %% ../nbs/22_align_study.ipynb #22-023
 def crossing_of(

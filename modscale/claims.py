@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['FIG4B', 'FIG5', 'TABLE1', 'COLUMNS', 'paper_fig4b', 'Claim', 'judge', 'group_mean', 'pair_difference', 'mean_less',
-           'largest_deviation', 'worst', 'relative_errors', 'hermite_ratio', 'theory_claims', 'sine_claims',
-           'sample_facts', 'fact', 'family_gap', 'work_hours', 'sample_claims', 'image_claims', 'flatness',
-           'all_claims', 'Run', 'read_run', 'find_runs', 'claims_table', 'plot_claims']
+           'largest_deviation', 'worst', 'relative_errors', 'hermite_ratio', 'theory_claims', 'target',
+           'threshold_per_parameter', 'failures_noticed', 'align_claims', 'sine_claims', 'sample_facts', 'fact',
+           'family_gap', 'work_hours', 'sample_claims', 'image_claims', 'flatness', 'all_claims', 'Run', 'read_run',
+           'find_runs', 'claims_table', 'plot_claims']
 
 # %% ../nbs/26_claims.ipynb #26-003
 import json
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from .align_study import TARGETS, failure_table, select, threshold_table
 from .paper_figures import fig2_errors, fig3_errors
 from .results import read_table
 from .sine import summarise
@@ -180,15 +182,53 @@ def theory_claims() -> list[Claim]:
     return out + [Claim(f'plan.omega_coverage.{design}', f'the same for studies of the design `{design}`', '07_planner', 'plan',
                         holds(design), '>=', .85) for design in ('random', 'rough')]
 
+# %% ../nbs/26_claims.ipynb #26-0242
+def target(
+    name:str # of TARGETS of 22_align_study
+) -> Callable: # table to (mean, se, tasks)
+    "Measure: what a target asks for."
+    def measure(table):
+        value, _, _, at = TARGETS[name]
+        rows = select(table, **at)[value]
+        if rows.empty: raise LookupError(f'no rows for {name}')
+        return float(rows.mean()), float(rows.sem()), len(rows)
+    return measure
+
+def threshold_per_parameter(
+    table:pd.DataFrame # of `align_study`
+) -> tuple[float, float, int]: # samples for each of the mk parameters, half its 95 % interval over 1.96, tasks
+    "Measure: the recovery threshold at m = k = 9."
+    rows = threshold_table(table).query('m == 9 and k == 9')
+    if rows.empty: raise LookupError('no threshold for m = k = 9')
+    row = rows.iloc[0]
+    return float(row.per_parameter), float((row.per_parameter_high - row.per_parameter_low)/3.92), int(row.tasks)
+
+def failures_noticed(
+    table:pd.DataFrame # of `align_study`
+) -> tuple[float, float, int]: # share, se, failed runs
+    "Measure: of the failed runs around the thresholds, the share that says so."
+    sizes = failure_table(table)
+    if sizes.empty or not (failed := int(sizes.failed_and_said_so.sum() + sizes.failed_unnoticed.sum())): raise LookupError('no failed runs')
+    share = float(sizes.failed_and_said_so.sum()/failed)
+    return share, float(np.sqrt(share*(1 - share)/failed)), failed
+
+# %% ../nbs/26_claims.ipynb #26-0244
+def align_claims() -> list[Claim]:
+    "Claims of 22_align_study: what the rule finds before any network is trained."
+    def text(value, at):
+        what = dict(coverage='mean best |cos|', similarity='modules kept are true (mean best |cos|)', spare_share='spare modules carry no variance',
+                    seconds='seconds of an alignment')[value]
+        return f'{what}, ' + ', '.join(f'{k} = {v:,}' if isinstance(v, int) else f'{k} {v}' for k, v in at.items())
+    out = [Claim(name, text(value, at), '22_align_study', 'align', target(name), sense, bound) for name, (value, sense, bound, at) in TARGETS.items()]
+    return out + [Claim('align.threshold.per_parameter.m9k9', 'nine of ten tasks recovered: samples for each projection parameter, m = k = 9',
+                        '22_align_study', 'align', threshold_per_parameter, '<=', 3.),
+                  Claim('align.failures_noticed', 'of the failed runs, the share that says that it failed', '22_align_study', 'align', failures_noticed, '>=', .9)]
+
 # %% ../nbs/26_claims.ipynb #26-025
 def sine_claims() -> list[Claim]:
-    "Claims of 12_align and 15_sine, at m = k = 5."
-    out = [Claim('align.cov.m5k5n400', 'before training, our rule covers the true modules (mean best |cos|)', '12_align', 'sine',
-                 group_mean('coverage_start', method='ours', m=5, n=400), '>=', .995),
-           Claim('align.similarity.m5k5n400', 'learned directions lie on true ones, more than in the paper', '12_align', 'sine',
-                 group_mean('similarity_start', method='ours', m=5, n=400), '>=', FIG5['ours'], FIG5['ours']),
-           Claim('align.cov.paper_rule.m5k5n400', 'the paper’s rule, restarts of one direction, covers fewer modules than ours', '12_align', 'sine',
-                 group_mean('coverage_start', method='paper', m=5, n=400), '<=', mean_less(0, 'coverage_start', method='ours', m=5, n=400))]
+    "Claims of 15_sine, at m = k = 5."
+    out = [Claim('align.similarity.m5k5n400', 'learned directions lie on true ones, more than in the paper', '13_align', 'sine',
+                 group_mean('similarity_start', method='ours', m=5, n=400), '>=', FIG5['ours'], FIG5['ours'])]
     for n in (400, 2000):
         where = dict(m=5, n=n)
         for other in ('monolithic', 'modular', 'paper'):
@@ -299,7 +339,7 @@ def flatness(
 # %% ../nbs/26_claims.ipynb #26-029
 def all_claims() -> list[Claim]:
     "Every claim of the library."
-    return theory_claims() + sine_claims() + sample_claims() + image_claims()
+    return theory_claims() + align_claims() + sine_claims() + sample_claims() + image_claims()
 
 # %% ../nbs/26_claims.ipynb #26-032
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'DATASETS', 'SINE', 'IMAGES', 'TEMPLATE', 'Setup', 'Part', 'digest', 'theory_parts', 'figure_parts',
-           'sine_part', 'study_parts', 'image_part', 'draw_images', 'all_parts', 'run_study', 'run_cells',
+           'sine_part', 'align_part', 'study_parts', 'image_part', 'draw_images', 'all_parts', 'run_study', 'run_cells',
            'figure_names', 'write_part', 'peak_memory', 'write_run', 'check_same_run', 'write_report', 'report_stored',
            'reproduce', 'redraw']
 
@@ -151,6 +151,16 @@ def sine_part() -> Part:
                 cells, run, lambda t: dict(sine=plot_sine(t), directions=plot_directions(t)),
                 lambda t: digest(t, ['m', 'n', 'method'], ['test_loss', 'train_loss', 'coverage_start', 'coverage_end', 'align_gflop', 'train_gflop', 'train_steps']))
 
+# %% ../nbs/27_reproduce.ipynb #27-0132
+def align_part() -> Part:
+    "22_align_study: what the learning rule finds before any network is trained."
+    from modscale import align_study as a
+    def draw(t):
+        figures = dict(align=a.plot_targets(t))
+        return figures | dict(align_thresholds=a.plot_thresholds(t)) if len(a.threshold_table(t)) else figures
+    return Part('align', 'The learning rule: directions found', 'The paper’s rule ends at a mean similarity of 0.63 with the true directions (Figure 5).',
+                None, None, draw, a.target_table, lambda setup: a.align_study(setup.scale), lambda t: t)
+
 # %% ../nbs/27_reproduce.ipynb #27-0135
 def study_parts() -> list[Part]:
     "23_sine_study to 25_figure2: the paper's Figures 2 and 4a with trained networks, and the two studies beside Figure 4a."
@@ -208,7 +218,7 @@ def draw_images(table):
 # %% ../nbs/27_reproduce.ipynb #27-016
 def all_parts() -> dict[str, Part]:
     "The parts by name, in the order in which they run."
-    return {p.name: p for p in [*theory_parts(), *figure_parts(), sine_part(), *study_parts(), image_part()]}
+    return {p.name: p for p in [*theory_parts(), *figure_parts(), align_part(), sine_part(), *study_parts(), image_part()]}
 
 # %% ../nbs/27_reproduce.ipynb #27-0185
 def run_study(

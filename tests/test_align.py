@@ -1,0 +1,84 @@
+"""The learning rule on data that are awkward, and what must not change its result."""
+import numpy as np
+import pandas as pd
+import pytest
+
+from modscale.align import align
+from modscale.kernel import coverage, likeness
+from modscale.tasks import make_task
+
+FAST = dict(steps=60, rounds=1, islands=2)
+
+@pytest.fixture(scope='module')
+def data():
+    task = make_task('sine', 3, 2, 0)
+    return task, *task.sample(200, 0)
+
+@pytest.mark.parametrize('change, message', [
+    (dict(x=np.full((200, 2), np.inf)), r'x must be finite, got x\[0, 0\]=inf'),
+    (dict(y=np.r_[np.nan, np.zeros(199)]), r'y must be finite, got y\[0\]=nan'),
+    (dict(y=np.full(200, 7.)), 'y must not be constant, got 7.0'),
+    (dict(y=np.c_[np.arange(200.), np.ones(200)]), 'y must not be constant, got 1.0'),
+    (dict(y=np.zeros((200, 1, 1))), r'y must have shape \(200,\) or \(200, d\)'),
+    (dict(y=np.zeros(5)), 'y must have shape'),
+    (dict(x=np.zeros((9, 3)), y=np.arange(9.)), 'at least 10 rows, got n=9'),
+    (dict(K=0), 'K'), (dict(K='many'), "K='many'"), (dict(K=2.5), 'K'), (dict(b=4), 'b=4'), (dict(rounds=-1), 'rounds'), (dict(islands=1), 'islands'),
+    (dict(candidates=1), 'candidates'), (dict(batch=5), 'batch'), (dict(lr=0.), 'lr'), (dict(rule='none'), "rule='none'"),
+    (dict(weight=np.ones(3)), 'weight'), (dict(weight=-np.ones(200)), 'weight'),
+])
+def test_bad_input_is_named(data, change, message):
+    _, x, y = data
+    with pytest.raises(ValueError, match=message): align(**dict(x=x, y=y, K=2) | FAST | change)
+
+@pytest.mark.parametrize('kind', ['constant', 'copied', 'one column', 'rank one', 'far', 'tiny y', 'integers', 'float32', 'pandas', 'ten rows', 'few rows'])
+def test_awkward_data_give_a_finite_fit(data, kind):
+    _, x, y = data
+    K = 2
+    if kind == 'constant': x = np.c_[x, np.ones(200)]
+    if kind == 'copied': x = np.c_[x, x[:, 0]]
+    if kind == 'one column': x = x[:, :1]
+    if kind == 'rank one': x = np.repeat(x[:, :1], 3, 1)
+    if kind == 'far': x = 1000*x
+    if kind == 'tiny y': y = 1e-12*y
+    if kind == 'integers': x, y = np.round(3*x).astype(int), np.round(3*y).astype(int)
+    if kind == 'float32': x, y = x.astype(np.float32), y.astype(np.float32)
+    if kind == 'pandas': x, y = pd.DataFrame(x, columns=list('abc')), pd.Series(y)
+    if kind == 'ten rows': x, y = x[:10], y[:10]
+    if kind == 'few rows': x, y, K = x[:12], y[:12], 20                             # more modules than rows
+    found = align(x, y, K, **FAST)
+    assert found.U.shape == (K, np.shape(x)[1]) and np.isfinite(found.predict(np.asarray(x))).all() and np.isfinite(found.objective)
+    assert np.allclose(np.linalg.norm(found.U, axis=1), 1, atol=1e-5)
+
+def test_units_of_y_do_not_matter(data):
+    _, x, y = data
+    one, other = align(x, y, 2, **FAST), align(x, 1e6*y - 3e5, 2, **FAST)
+    assert likeness(one.U, other.U).max(1).min() > .999
+    np.testing.assert_allclose(other.predict(x), 1e6*one.predict(x) - 3e5, rtol=1e-2, atol=1e3)
+
+def test_a_rotation_of_the_inputs_rotates_the_modules(data):
+    task, x, y = data
+    R = np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))[0]
+    found = align(x @ R, y, 2)
+    assert coverage(found.U, task.U @ R) > .999 and found.found
+
+def test_a_weight_counts_rows(data):
+    _, x, y = data
+    weight = np.where(np.arange(200) < 50, 2., 1.)
+    rows = np.r_[np.arange(50), np.arange(200)]
+    one, other = align(x, y, 2, rounds=0, weight=weight), align(x[rows], y[rows], 2, rounds=0)
+    assert one.objective == pytest.approx(other.objective, abs=.05) and likeness(one.U, other.U).max(1).min() > .999
+    assert np.isclose(one.center, other.center) and np.isclose(one.spread, other.spread)
+
+def test_noise_is_not_found():
+    g = np.random.default_rng(0)
+    assert not align(g.standard_normal((300, 5)), g.standard_normal(300), 5, rounds=2).found
+
+def test_the_same_seed_gives_the_same_modules(data):
+    _, x, y = data
+    one, other = (align(x, y, 2, seed=3, **FAST) for _ in range(2))
+    np.testing.assert_array_equal(one.U, other.U)
+
+def test_the_number_of_modules_is_found(data):
+    task, x, y = data
+    found = align(x, y, 'auto')
+    assert len(found.U) == 2 and coverage(found.U, task.U) > .99
