@@ -65,7 +65,7 @@ def studies() -> dict: # name to a function of the scale that gives a `modscale.
     "The studies that `modscale sweep run` knows; each is imported when it is called."
     def study(module, name): return lambda scale: getattr(import_module(f'modscale.{module}'), name)(scale)
     return dict(fig2=study('figure2', 'fig2_study'), fig4=study('sine_study', 'fig4_study'), rates=study('sine_study', 'rate_study'),
-                longer=study('sine_study', 'longer_study'), large=study('sine_study', 'large_study'), families=study('sine_study', 'families_study'),
+                longer=study('sine_study', 'longer_study'), large=study('sine_study', 'large_study'), distilled=study('sine_study', 'distilled_study'), families=study('sine_study', 'families_study'),
                 align=study('align_study', 'align_study'), demo=study('sweep', 'demo_study'))
 
 # %% ../nbs/29_cli.ipynb #29-007

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METHODS', 'COLOURS', 'SineCell', 'check_cell', 'count_flops', 'alignment_flops', 'build', 'step_flops', 'budget',
            'stack_kind', 'stack_samples', 'mean_loss', 'start_projections', 'direction_scores', 'shifted_losses',
-           'kernel_losses', 'run_stack', 'run_cells', 'with_kernel', 'summarise', 'geometric', 'plot_sine',
+           'kernel_losses', 'distil', 'run_stack', 'run_cells', 'with_kernel', 'summarise', 'geometric', 'plot_sine',
            'plot_directions']
 
 # %% ../nbs/15_sine.ipynb #15-003
@@ -19,7 +19,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from .align import Alignment, align, paper_objective, propose, Data
-from .kernel import coverage, joint_gradient, normal_equations, similarity, wide_start
+from .kernel import coverage, joint_gradient, likeness, normal_equations, similarity, wide_start
 from .nets import ModularNet, MonolithicNet, count_parameters, random_projections
 from .symbols import check, choice, real_above, whole
 from .tasks import FAMILIES, Task, make_task
@@ -46,6 +46,7 @@ class SineCell:
     align_steps:int=150 # optimiser steps of the rule
     align_batch:int=1024 # samples of one of them
     align_rounds:int=6 # most exchanges of each of its islands
+    distil_steps:int=0 # steps in which each module of 'ours' is first fitted to its part of the kernel
     batch:int=128 # samples of a training step
     lr:float=3e-3 # Adam's learning rate at the start
     ood:bool=False # measure on inputs of other distributions, too
@@ -76,7 +77,8 @@ def check_cell(
     choice('method', cell.method, METHODS), choice('family', cell.family, FAMILIES), choice('spend', cell.spend, ('steps', 'compute'))
     whole('seed', cell.seed, 0), check(m=cell.m, k=cell.k), real_above('lr', cell.lr, 0)
     for name in ('width', 'depth', 'steps', 'align_steps', 'batch'): whole(name, getattr(cell, name))
-    whole('K', cell.K, 0 if cell.method == 'monolithic' else 1), whole('align_batch', cell.align_batch, 10), whole('align_rounds', cell.align_rounds, 0)
+    whole('K', cell.K, 0 if cell.method == 'monolithic' else 1), whole('align_batch', cell.align_batch, 10), whole('align_rounds', cell.align_rounds, 0), whole('distil_steps', cell.distil_steps, 0)
+    if cell.distil_steps and cell.method != 'ours': raise ValueError(f'distil_steps is for ours, got distil_steps={cell.distil_steps} for {cell.method}')
     if cell.n < 20: raise ValueError(f'n must be at least 20 (a fifth of it is held out), got n={cell.n}')
 
 # %% ../nbs/15_sine.ipynb #15-010
@@ -151,9 +153,9 @@ def budget(
     own = step_flops(cell.m, cell.K, cell.width, cell.depth, cell.batch)
     def aligning(rule, candidates): return alignment_flops(rule, min(cell.cut, cell.align_batch), cell.cut, cell.m, candidates, cell.align_steps,
                                                         cell.align_rounds)
-    align_cost = aligning('joint', 2*cell.K) if cell.method == 'ours' else aligning('paper', cell.K) if cell.method == 'paper' else 0
+    align_cost = aligning('joint', 2*cell.K) + cell.distil_steps*own if cell.method == 'ours' else aligning('paper', cell.K) if cell.method == 'paper' else 0
     if cell.spend == 'steps' or cell.method in ('ours', 'oracle'): return cell.steps, align_cost, own
-    ours = replace(cell, method='ours', K=cell.K or cell.k, width=cell.width if cell.K else 32, depth=cell.depth if cell.K else 2)
+    ours = replace(cell, method='ours', distil_steps=0, K=cell.K or cell.k, width=cell.width if cell.K else 32, depth=cell.depth if cell.K else 2)
     steps, ours_align, ours_step = budget(ours)
     return max(cell.steps, math.ceil((ours_align + steps*ours_step - align_cost)/own)), align_cost, own
 
@@ -162,7 +164,7 @@ def stack_kind(
     cell:SineCell # a network to train
 ) -> tuple: # cells with the same one may share a stack
     "What the networks of a stack must have in common."
-    return cell.method == 'monolithic', cell.method == 'frozen', cell.ood, cell.m, cell.K, cell.width, cell.depth, cell.batch, cell.lr, budget(cell)[0]
+    return cell.method == 'monolithic', cell.method == 'frozen', cell.ood, cell.distil_steps, cell.m, cell.K, cell.width, cell.depth, cell.batch, cell.lr, budget(cell)[0]
 
 # %% ../nbs/15_sine.ipynb #15-020
 def stack_samples(
@@ -251,6 +253,32 @@ def kernel_losses(
         return float(np.mean((f.predict(x) - y[:, 0])**2)) if f else np.nan
     return {name: [loss(s, f, data) for s, f in enumerate(found)] for name, data in samples.items()}
 
+# %% ../nbs/15_sine.ipynb #15-0294
+def distil(
+    net:torch.nn.Module, # stack of S modular networks, d = 1, changed in place
+    found:list[Alignment], # of each network
+    x:list[torch.Tensor], # training inputs of each, shape (n, m)
+    steps:int, # Adam steps
+    lr:float=1e-2, # at the start
+    batch:int=128, # points of a step
+):
+    "Fit each module of each network to its part of the kernel's prediction (15_sine, distillation)."
+    K, device = net.K, net.U.device
+    def part(f, j, z):
+        mine = int(likeness(f.U[j:j + 1], f.kernel.U.cpu().numpy()).argmax())
+        return np.sqrt(K)*(f.effects(z[:, None]*f.U[j])[:, mine] + f.center/K)
+    g, grid = torch.Generator().manual_seed(0), np.linspace(-5, 5, 1001)
+    values = torch.as_tensor(np.stack([part(f, j, grid) for f in found for j in range(K)]), dtype=torch.float32, device=device)      # (S K, 1001)
+    seen = [rows @ torch.as_tensor(f.U, device=device).T for f, rows in zip(found, x)]
+    opt = torch.optim.Adam(net.body.parameters(), lr=lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(opt, steps)
+    for _ in range(steps):
+        z = torch.cat([s[torch.randint(len(s), (batch,), generator=g)].T for s in seen])                                             # (S K, batch)
+        z = (z + .1*torch.randn(z.shape, generator=g).to(device)).clamp(-5, 5)
+        at = ((z + 5)*100).round().long()
+        loss = (net.body(((at - 500)/100).float()[..., None])[..., 0] - values.gather(1, at)).square().mean(1).sum()
+        opt.zero_grad(); loss.backward(); opt.step(); schedule.step()
+
 # %% ../nbs/15_sine.ipynb #15-030
 def run_stack(
     cells:list[dict], # plain forms of cells of one kind
@@ -266,6 +294,7 @@ def run_stack(
     cut, held = (torch.tensor([getattr(c, name) for c in cells], device=device) for name in ('cut', 'held'))
     U, found = start_projections(cells, x, y, source)
     net, steps = build(cells, U).to(device), budget(one)[0]
+    if one.distil_steps: distil(net, found, [x[s, :c.cut] for s, c in zip(source.tolist(), cells)], one.distil_steps)
     done = fit(net, minibatches(x, y, cut, one.batch, 0, source), mse, steps, one.lr, lambda net: mean_loss(net, x, y, source, cut, held))
     zero, many = torch.zeros_like(cut), torch.full_like(cut, 5000)
     rows = dict(test_loss=mean_loss(net, fresh_x, fresh_y, source, zero, many).tolist(),

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MODULES', 'FIG4_GRID', 'ARMS', 'LEARNING_RATE', 'METHOD_RATES', 'RATES', 'ARM_COLOURS', 'cell_gflop',
            'perceptron_parameters', 'cell_memory', 'cell_kind', 'stack_width', 'sine_waves', 'fig4_cells', 'fig4_study',
-           'longer_study', 'large_study', 'families_study', 'compact', 'rate_study', 'rate_table', 'name_arms',
-           'arm_style', 'train_and_test', 'longer_gain', 'plot_loss_curves', 'plot_family_losses']
+           'longer_study', 'large_study', 'distilled_study', 'families_study', 'compact', 'rate_study', 'rate_table',
+           'name_arms', 'arm_style', 'train_and_test', 'longer_gain', 'plot_loss_curves', 'plot_family_losses']
 
 # %% ../nbs/23_sine_study.ipynb #23-003
 from dataclasses import asdict
@@ -125,6 +125,17 @@ def large_study(
     arms = tuple(arm for arm in ARMS if arm[0] in ('modular', 'ours', 'oracle') and arm[1] == 'steps')
     n = (200, 350, 500, 700, 1000, 2000, 5000) if scale == 'paper' else g['n'][:2]
     return sine_waves('large', fig4_cells(((30, 5),), n, g['seeds'], arms, steps=g['steps'], align_steps=g['align_steps']))
+
+# %% ../nbs/23_sine_study.ipynb #23-0178
+def distilled_study(
+    scale:str='paper' # 'smoke', 'quick' or 'paper'
+) -> Study: # of ours
+    "Ours with its modules fitted to the kernel's functions first."
+    choice('scale', scale, FIG4_GRID)
+    g = FIG4_GRID[scale]
+    sizes, n, steps = (((5, 5), (9, 9)), (200, 500, 1000, 2000), 10_000) if scale == 'paper' else (g['sizes'][:1], g['n'][:2], g['steps'])
+    return sine_waves('distilled', [cell | dict(lr=1e-3) for cell in fig4_cells(sizes, n, g['seeds'], (('ours', 'steps', 32, 2),), steps=g['steps'],
+                                                                                align_steps=g['align_steps'], distil_steps=steps)])
 
 # %% ../nbs/23_sine_study.ipynb #23-019
 def families_study(
