@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .align import RULES, Data, Descent, align, fit_modules, optimise_kernel
+from .align import RULES, align, fit_modules
+from .islands import Data, Descent, optimise_kernel
 from .kernel import coverage, likeness, similarity, wide_start
 from .results import read_table
 from .sweep_store import Study
@@ -33,7 +34,7 @@ class AlignCell:
     n:int # samples
     seed:int=0 # of the task, the samples and the rule
     K:int|None=None # modules asked for; None: k
-    rule:str='joint' # one of RULES of 13_align
+    rule:str='joint' # one of RULES of 14_align
     family:str='sine' # of the task
     inputs:str='gaussian' # one of INPUTS
     noise:float=0. # variance of the label noise over that of y
@@ -132,7 +133,7 @@ def align_study(
     if scale != 'paper': settings = [at for at in settings if at['m'] == 5 and at['n'] == 400]
     cells = [asdict(AlignCell(**at, seed=seed)) for at in settings for seed in range(tasks)]
     unique = list({str(cell): cell for cell in cells}.values())                            # two targets may share cells
-    return Study('align', unique, run_align, cost=align_cost, width=1, modules=('symbols', 'tasks', 'kernel', 'align', 'align_study'))
+    return Study('align', unique, run_align, cost=align_cost, width=1, modules=('symbols', 'tasks', 'kernel', 'islands', 'align', 'align_study'))
 
 def align_cost(
     cell:dict # plain form of an `AlignCell`

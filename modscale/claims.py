@@ -227,7 +227,7 @@ def align_claims() -> list[Claim]:
 # %% ../nbs/26_claims.ipynb #26-025
 def sine_claims() -> list[Claim]:
     "Claims of 15_sine, at m = k = 5."
-    out = [Claim('align.similarity.m5k5n400', 'learned directions lie on true ones, more than in the paper', '13_align', 'sine',
+    out = [Claim('align.similarity.m5k5n400', 'learned directions lie on true ones, more than in the paper', '14_align', 'sine',
                  group_mean('similarity_start', method='ours', m=5, n=400), '>=', FIG5['ours'], FIG5['ours'])]
     for n in (400, 2000):
         where = dict(m=5, n=n)

@@ -182,7 +182,7 @@ def wide_start(
     b:int=1, # coordinates of a module
     noise:float=100., # λ
 ) -> Kernel: # with random orthonormal projections
-    "Random projections, wide bandwidths (2.5) and much noise: the smooth start (13_align, step 3)."
+    "Random projections, wide bandwidths (2.5) and much noise: the smooth start (13_islands, step 3)."
     U = torch.randn(K, b, m, generator=torch.Generator().manual_seed(seed)).to(device)
     return Kernel(orthonormal(U), torch.full((K,), math.log(2.5), device=device), torch.zeros(K, device=device),
                   torch.tensor(math.log(noise), dtype=torch.float64, device=device))

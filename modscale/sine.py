@@ -18,7 +18,8 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from .align import Alignment, align, paper_objective, propose, Data
+from .align import Alignment, align
+from .islands import Data, paper_objective, propose
 from .kernel import coverage, joint_gradient, likeness, normal_equations, similarity, wide_start
 from .nets import ModularNet, MonolithicNet, count_parameters, random_projections
 from .symbols import check, choice, real_above, whole

@@ -65,7 +65,7 @@ def stack_width(
     return max(4, 2_048//(cell['width']*max(cell['K'], 1)))
 
 # %% ../nbs/23_sine_study.ipynb #23-013
-MODULES = ('symbols', 'tasks', 'nets', 'train', 'kernel', 'align', 'sine')
+MODULES = ('symbols', 'tasks', 'nets', 'train', 'kernel', 'islands', 'align', 'sine')
 
 def sine_waves(
     name:str, # of the study
