@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['INPUTS', 'TARGETS', 'THRESHOLDS', 'SCALES', 'AlignCell', 'draw_cell', 'descend_from_truth', 'align_row', 'run_align',
-           'align_study', 'align_cost', 'select', 'target_table', 'read_align', 'plot_targets', 'crossing_of',
-           'threshold_table', 'failure_table', 'directions_in_training', 'plot_thresholds']
+           'align_cost', 'alignments', 'align_study', 'threshold_study', 'select', 'target_table', 'read_align',
+           'plot_targets', 'crossing_of', 'threshold_table', 'failure_table', 'directions_in_training',
+           'plot_thresholds']
 
 # %% ../nbs/22_align_study.ipynb #22-003
 import math
@@ -118,22 +119,10 @@ TARGETS = {
     'align.cov.paper_rule.m5k5n400': ('coverage', '<=', .9, dict(m=5, k=5, n=400, rule='paper')),
 }
 THRESHOLDS = {(2, 5): (30, 40, 60, 80), (5, 5): (60, 75, 100, 150), (9, 5): (100, 135, 180), (9, 9): (200, 243, 270, 300, 400),
-              (15, 5): (150, 225, 300), (30, 5): (300, 450, 600)}
+              (15, 5): (150, 225, 300), (30, 5): (300, 450)}
 
 # %% ../nbs/22_align_study.ipynb #22-014
 SCALES = dict(smoke=1, quick=2, paper=10)
-
-def align_study(
-    scale:str='paper' # 'smoke', 'quick' or 'paper': 1, 2 or 10 tasks a setting; the first two without the largest settings
-) -> Study: # targets and thresholds
-    "Alignments of all targets and around the recovery thresholds (22_align_study). Raises `ValueError` for an unknown scale."
-    tasks = SCALES[choice('scale', scale, SCALES)]
-    settings = [at for _, _, _, at in TARGETS.values()]
-    settings += [dict(m=m, k=k, n=n) for (m, k), grid in THRESHOLDS.items() for n in grid]
-    if scale != 'paper': settings = [at for at in settings if at['m'] == 5 and at['n'] == 400]
-    cells = [asdict(AlignCell(**at, seed=seed)) for at in settings for seed in range(tasks)]
-    unique = list({str(cell): cell for cell in cells}.values())                            # two targets may share cells
-    return Study('align', unique, run_align, cost=align_cost, width=1, modules=('symbols', 'tasks', 'kernel', 'islands', 'align', 'align_study'))
 
 def align_cost(
     cell:dict # plain form of an `AlignCell`
@@ -141,6 +130,30 @@ def align_cost(
     "About the seconds of an alignment: parameters times samples of a batch, more near the threshold."
     near = cell['n'] < 6*cell['m']*cell['k']
     return (2 + 1e-5*cell['m']*cell['k']*min(cell['n'], 4096))*(5 if near else 1)
+
+def alignments(
+    name:str, # of the study
+    settings:list[dict], # of `AlignCell`
+    tasks:int, # of each
+) -> Study: # ready for `run_sweep`
+    "A study of alignments, without repeated cells."
+    cells = {str(cell): cell for at in settings for seed in range(tasks) for cell in [asdict(AlignCell(**at, seed=seed))]}
+    return Study(name, list(cells.values()), run_align, cost=align_cost, width=1,
+                 modules=('symbols', 'tasks', 'kernel', 'islands', 'align', 'align_study'))
+
+def align_study(
+    scale:str='paper' # 'smoke', 'quick' or 'paper': 1, 2 or 10 tasks a setting; the first two with small settings only
+) -> Study: # of the targets
+    "Alignments of all targets (22_align_study, step 2). Raises `ValueError` for an unknown scale."
+    tasks, settings = SCALES[choice('scale', scale, SCALES)], [at for *_, at in TARGETS.values()]
+    return alignments('align', settings if scale == 'paper' else [at for at in settings if at['m'] == 5 and at['n'] == 400], tasks)
+
+def threshold_study(
+    scale:str='paper' # 'smoke', 'quick' or 'paper': 1, 2 or 10 tasks a setting; the first two for m = 2 only
+) -> Study: # around the recovery thresholds
+    "Alignments with few samples (22_align_study, step 3). Raises `ValueError` for an unknown scale."
+    tasks, sizes = SCALES[choice('scale', scale, SCALES)], THRESHOLDS.items() if scale == 'paper' else list(THRESHOLDS.items())[:1]
+    return alignments('thresholds', [dict(m=m, k=k, n=n) for (m, k), grid in sizes for n in grid], tasks)
 
 # %% ../nbs/22_align_study.ipynb #22-015
 def select(

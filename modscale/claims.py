@@ -195,7 +195,7 @@ def target(
     return measure
 
 def threshold_per_parameter(
-    table:pd.DataFrame # of `align_study`
+    table:pd.DataFrame # of `threshold_study`
 ) -> tuple[float, float, int]: # samples for each of the mk parameters, half its 95 % interval over 1.96, tasks
     "Measure: the recovery threshold at m = k = 9."
     rows = threshold_table(table).query('m == 9 and k == 9')
@@ -204,7 +204,7 @@ def threshold_per_parameter(
     return float(row.per_parameter), float((row.per_parameter_high - row.per_parameter_low)/3.92), int(row.tasks)
 
 def failures_noticed(
-    table:pd.DataFrame # of `align_study`
+    table:pd.DataFrame # of `threshold_study`
 ) -> tuple[float, float, int]: # share, se, failed runs
     "Measure: of the failed runs around the thresholds, the share that says so."
     sizes = failure_table(table)
@@ -221,8 +221,8 @@ def align_claims() -> list[Claim]:
         return f'{what}, ' + ', '.join(f'{k} = {v:,}' if isinstance(v, int) else f'{k} {v}' for k, v in at.items())
     out = [Claim(name, text(value, at), '22_align_study', 'align', target(name), sense, bound) for name, (value, sense, bound, at) in TARGETS.items()]
     return out + [Claim('align.threshold.per_parameter.m9k9', 'nine of ten tasks recovered: samples for each projection parameter, m = k = 9',
-                        '22_align_study', 'align', threshold_per_parameter, '<=', 3.),
-                  Claim('align.failures_noticed', 'of the failed runs, the share that says that it failed', '22_align_study', 'align', failures_noticed, '>=', .9)]
+                        '22_align_study', 'thresholds', threshold_per_parameter, '<=', 3.),
+                  Claim('align.failures_noticed', 'of the failed runs, the share that says that it failed', '22_align_study', 'thresholds', failures_noticed, '>=', .9)]
 
 # %% ../nbs/26_claims.ipynb #26-025
 def sine_claims() -> list[Claim]:

@@ -66,7 +66,8 @@ def studies() -> dict: # name to a function of the scale that gives a `modscale.
     def study(module, name): return lambda scale: getattr(import_module(f'modscale.{module}'), name)(scale)
     return dict(fig2=study('figure2', 'fig2_study'), fig4=study('sine_study', 'fig4_study'), rates=study('sine_study', 'rate_study'),
                 longer=study('sine_study', 'longer_study'), large=study('sine_study', 'large_study'), distilled=study('sine_study', 'distilled_study'), families=study('sine_study', 'families_study'),
-                align=study('align_study', 'align_study'), demo=study('sweep', 'demo_study'))
+                align=study('align_study', 'align_study'), thresholds=study('align_study', 'threshold_study'),
+                demo=study('sweep', 'demo_study'))
 
 # %% ../nbs/29_cli.ipynb #29-007
 def add_theory(

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'DATASETS', 'SINE', 'IMAGES', 'TEMPLATE', 'Setup', 'Part', 'digest', 'theory_parts', 'figure_parts',
-           'sine_part', 'align_part', 'study_parts', 'image_part', 'draw_images', 'all_parts', 'run_study', 'run_cells',
-           'figure_names', 'write_part', 'peak_memory', 'write_run', 'check_same_run', 'write_report', 'report_stored',
-           'reproduce', 'redraw']
+           'sine_part', 'align_parts', 'study_parts', 'image_part', 'draw_images', 'all_parts', 'run_study',
+           'run_cells', 'figure_names', 'write_part', 'peak_memory', 'write_run', 'check_same_run', 'write_report',
+           'report_stored', 'reproduce', 'redraw']
 
 # %% ../nbs/27_reproduce.ipynb #27-003
 import base64
@@ -152,14 +152,14 @@ def sine_part() -> Part:
                 lambda t: digest(t, ['m', 'n', 'method'], ['test_loss', 'train_loss', 'coverage_start', 'coverage_end', 'align_gflop', 'train_gflop', 'train_steps']))
 
 # %% ../nbs/27_reproduce.ipynb #27-0132
-def align_part() -> Part:
+def align_parts() -> list[Part]:
     "22_align_study: what the learning rule finds before any network is trained."
     from modscale import align_study as a
-    def draw(t):
-        figures = dict(align=a.plot_targets(t))
-        return figures | dict(align_thresholds=a.plot_thresholds(t)) if len(a.threshold_table(t)) else figures
-    return Part('align', 'The learning rule: directions found', 'The paper’s rule ends at a mean similarity of 0.63 with the true directions (Figure 5).',
-                None, None, draw, a.target_table, lambda setup: a.align_study(setup.scale), lambda t: t)
+    def part(name, title, paper, draw, show, study): return Part(name, title, paper, None, None, draw, show, lambda setup: study(setup.scale), lambda t: t)
+    return [part('align', 'The learning rule: directions found', 'The paper’s rule ends at a mean similarity of 0.63 with the true directions (Figure 5).',
+                 lambda t: dict(align=a.plot_targets(t)), a.target_table, a.align_study),
+            part('thresholds', 'The learning rule: how many samples it needs', 'The paper has no such study.',
+                 lambda t: dict(thresholds=a.plot_thresholds(t)), a.failure_table, a.threshold_study)]
 
 # %% ../nbs/27_reproduce.ipynb #27-0135
 def study_parts() -> list[Part]:
@@ -218,7 +218,7 @@ def draw_images(table):
 # %% ../nbs/27_reproduce.ipynb #27-016
 def all_parts() -> dict[str, Part]:
     "The parts by name, in the order in which they run."
-    return {p.name: p for p in [*theory_parts(), *figure_parts(), align_part(), sine_part(), *study_parts(), image_part()]}
+    return {p.name: p for p in [*theory_parts(), *figure_parts(), *align_parts(), sine_part(), *study_parts(), image_part()]}
 
 # %% ../nbs/27_reproduce.ipynb #27-0185
 def run_study(
