@@ -116,7 +116,7 @@ def deflation_rival(x, y, K, seed, starts=100, bandwidth=.7) -> Found:
         rest = residual_of(fit.kernel, data)
     return Found(U[:, 0].numpy(), lambda x: line(x) + fit.predict(x))
 
-# %% ../nbs/19_rivals.ipynb #19-0098
+# %% ../nbs/19_rivals.ipynb #19-010
 def largest_terms(
     U:np.ndarray, # directions of a fit, shape (C, m), unit rows
     effects:np.ndarray, # what each adds at n samples, shape (n, C)
@@ -132,7 +132,6 @@ def largest_terms(
     order = np.argsort([-e.var() for e in sums], kind='stable')
     return U[[*np.array(heads)[order], *copies][:K]]
 
-# %% ../nbs/19_rivals.ipynb #19-010
 def pursuit_rival(x, y, K, seed) -> Found:
     "Projection pursuit regression; of more terms than K it keeps those with most variance."
     from skpp import ProjectionPursuitRegressor
@@ -173,7 +172,7 @@ def phd_directions(
     from statsmodels.regression.dimred import PHD
     return first_rows(PHD(y, x).fit(resid=True).params, K)
 
-# %% ../nbs/19_rivals.ipynb #19-0112
+# %% ../nbs/19_rivals.ipynb #19-0113
 def kernel_ridge(
     x:np.ndarray, # inputs, shape (n, m)
     y:np.ndarray, # targets, shape (n,)
@@ -184,7 +183,6 @@ def kernel_ridge(
     grid = dict(alpha=np.logspace(-4, 0, 5), gamma=np.logspace(-2, 0, 7)/x.shape[1]*5)
     return GridSearchCV(KernelRidge(kernel='rbf'), grid, cv=3).fit(x, y - y.mean()).best_estimator_
 
-# %% ../nbs/19_rivals.ipynb #19-0113
 def ridge_gradients(
     ridge, # of `kernel_ridge`
     x:np.ndarray, # inputs, shape (n, m)
@@ -270,7 +268,6 @@ def ridge_rival(x, y, K, seed) -> Found:
     ridge, center = kernel_ridge(x, y), y.mean()
     return Found(None, lambda x: ridge.predict(x) + center)
 
-# %% ../nbs/19_rivals.ipynb #19-015
 def network_rival(x, y, K, seed, steps=3000) -> Found:
     "A monolithic network; a fifth of the samples is for early stopping and for the choice between three learning rates."
     X, Y = torch.as_tensor(x, dtype=torch.float32)[None], torch.as_tensor(y, dtype=torch.float32)[None, :, None]
@@ -448,7 +445,7 @@ def plot_rivals(
     "Test loss 1 − R² against coverage and against processor time."
     import matplotlib.pyplot as plt
     groups = list(table.groupby(['family', 'm', 'k', 'n'], sort=False))
-    colours = {name: f'C{i}' if i < 10 else 'k' for i, name in enumerate(RIVALS)}
+    colours = {name: f'C{i%10}' for i, name in enumerate(RIVALS)}                       # the last three are squares
     fig, axes = plt.subplots(2, len(groups), figsize=(3*len(groups), 5.6), sharey=True, squeeze=False)
     for (top, low), ((family, m, k, n), group) in zip(axes.T, groups):
         for r in group.itertuples():
