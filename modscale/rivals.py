@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['RIVALS', 'NEEDS', 'STUDY', 'Found', 'additive_fit', 'found_at', 'random_rival', 'paper_rival', 'our_rival',
-           'linear_part', 'detrended_rival', 'pursuit_rival', 'first_rows', 'sir_directions', 'phd_directions',
-           'sir_rival', 'phd_rival', 'projected_kernel', 'gp_rival', 'boosting_rival', 'ridge_rival', 'network_rival',
+           'linear_part', 'detrended_rival', 'deflation_rival', 'largest_terms', 'pursuit_rival', 'first_rows',
+           'sir_directions', 'phd_directions', 'kernel_ridge', 'ridge_gradients', 'agop_directions', 'sir_rival',
+           'phd_rival', 'agop_rival', 'projected_kernel', 'gp_rival', 'boosting_rival', 'ridge_rival', 'network_rival',
            'installed_rivals', 'fit_rival', 'rival_task', 'summarise_rivals', 'compare_rivals', 'study_cells',
            'read_rivals', 'run_rivals', 'rival_texts', 'plot_rivals']
 
@@ -25,7 +26,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .align import Alignment, align, closed_form, coverage, descend, joint_gradient, merge_copies, wide_start
+from .align import Alignment, Data, Residual, align, climb, descend, fit_modules, module_gain, residual_of
+from .kernel import coverage, joint_gradient, orthonormal, project_to_domain, wide_start
 from .nets import MonolithicNet
 from .results import code_hash, environment, package_version, read_table, write_whole
 from .symbols import choice, whole
@@ -43,17 +45,20 @@ class Found:
 
 # %% ../nbs/19_rivals.ipynb #19-006
 def additive_fit(
-    U:np.ndarray, # directions, shape (K, m), unit rows
+    U:np.ndarray, # directions, shape (C, m), unit rows
     x:np.ndarray, # inputs, shape (n, m)
     y:np.ndarray, # targets, shape (n,)
+    K:int|None=None, # how many of them to keep in `U` of the fit; None: all
     steps:int=150, # Adam steps
-) -> Alignment: # the fit; its `predict` and `effects` are of use
-    "The additive kernel of 12_align at given directions: the evidence chooses widths, scales and noise, and moves no direction."
-    tx, center, spread = torch.as_tensor(x, dtype=torch.float32), y.mean(), y.std()
-    ty = torch.as_tensor((y - center)/spread)
-    kernel = replace(wide_start(len(U), x.shape[1], 0), U=torch.tensor(U, dtype=torch.float32))
-    descend(kernel.tensors[1:], lambda at: joint_gradient(kernel, tx[at], ty[at]), kernel.project_to_domain, len(x), steps, .05, len(x), 0)
-    return Alignment(U, np.empty(0), np.nan, [], np.nan, kernel, closed_form(kernel, tx, ty), center, spread)
+) -> Alignment: # the fit with all C directions
+    "The additive kernel of 12_kernel at given directions: the evidence chooses widths, scales and noise, and moves no direction."
+    center, spread = y.mean(), y.std()
+    data = Data(torch.as_tensor(x, dtype=torch.float32), torch.as_tensor((y - center)/spread)[:, None], None)
+    kernel = replace(wide_start(len(U), x.shape[1], 0), U=torch.tensor(U, dtype=torch.float32)[:, None])
+    def evaluate(at): return joint_gradient(kernel, data.x[at], data.Y[at])
+    path = descend(kernel.tensors[1:], evaluate, lambda: project_to_domain(kernel), len(x), steps, .05, len(x), 0)
+    fit = fit_modules(kernel, data, K or len(U), path)
+    return Alignment(fit.U[:, 0], fit.share, fit.E, path, np.nan, kernel, fit.theta, center, spread)
 
 # %% ../nbs/19_rivals.ipynb #19-008
 def found_at(
@@ -66,7 +71,7 @@ def found_at(
 
 def random_rival(x, y, K, seed) -> Found:
     "Random directions."
-    return found_at(wide_start(K, x.shape[1], seed).U.numpy(), x, y)
+    return found_at(wide_start(K, x.shape[1], seed).U[:, 0].numpy(), x, y)
 
 def paper_rival(x, y, K, seed) -> Found:
     "Algorithm 1 of the paper."
@@ -88,17 +93,47 @@ def linear_part(
     return lambda x: ones(x) @ w
 
 def detrended_rival(x, y, K, seed) -> Found:
-    "Algorithm 1 from 5K starts on what a linear fit leaves; the evidence then says which K carry most variance."
+    "Algorithm 1 from 5K starts on what a linear fit leaves; an additive fit then says which K cost most to leave out."
     line = linear_part(x, y)
     rest = y - line(x)
-    every = align(x, rest, K, rule='paper', candidates=5*K, seed=seed).kernel.U.numpy()
-    U = every[merge_copies(every, additive_fit(every, x, rest).effects(x), K)[0]]
+    every = align(x, rest, K, rule='paper', candidates=5*K, seed=seed).kernel.U[:, 0].numpy()
+    U = additive_fit(every, x, rest, K).U
     curved = additive_fit(U, x, rest)
     return Found(U, lambda x: line(x) + curved.predict(x))
 
+# %% ../nbs/19_rivals.ipynb #19-0095
+def deflation_rival(x, y, K, seed, starts=100, bandwidth=.7) -> Found:
+    "One direction at a time on what a linear fit and those before it leave: the largest gain of 100 climbs; none is moved again."
+    line = linear_part(x, y)
+    curved = y - line(x)
+    data = Data(torch.as_tensor(x, dtype=torch.float32), torch.as_tensor((curved - curved.mean())/curved.std())[:, None], None)
+    U, g = torch.empty(0, 1, x.shape[1]), torch.Generator().manual_seed(seed)
+    rest = Residual(data.Y/data.Y.norm(), torch.empty(0), data.Y.new_empty(0, len(x)), torch.tensor(1.))          # of no module
+    for _ in range(K):
+        new = climb(rest.pull, data.x, orthonormal(torch.randn(starts, 1, x.shape[1], generator=g)), bandwidth)
+        U = torch.cat([U, new[module_gain(rest, data, new, bandwidth).argmax()][None]])
+        fit = additive_fit(U[:, 0].numpy(), x, curved)
+        rest = residual_of(fit.kernel, data)
+    return Found(U[:, 0].numpy(), lambda x: line(x) + fit.predict(x))
+
 # %% ../nbs/19_rivals.ipynb #19-010
+def largest_terms(
+    U:np.ndarray, # directions of a fit, shape (C, m), unit rows
+    effects:np.ndarray, # what each adds at n samples, shape (n, C)
+    K:int, # directions to keep, at most C
+    copy:float=.98, # |cos| from which a direction is a copy of a larger one
+) -> np.ndarray: # shape (K, m), most variance first
+    "The K directions that carry most variance, copies counted together; copies fill up where there are fewer."
+    heads, sums, copies = [], [], []
+    for j in np.argsort(-effects.var(0), kind='stable'):
+        near = [i for i, h in enumerate(heads) if abs(U[j] @ U[h]) > copy]
+        if near: sums[near[0]] = sums[near[0]] + effects[:, j]; copies.append(j)
+        else: heads.append(j); sums.append(effects[:, j])
+    order = np.argsort([-e.var() for e in sums], kind='stable')
+    return U[[*np.array(heads)[order], *copies][:K]]
+
 def pursuit_rival(x, y, K, seed) -> Found:
-    "Projection pursuit regression; of more terms than K it keeps those with most variance, as ours does."
+    "Projection pursuit regression; of more terms than K it keeps those with most variance."
     from skpp import ProjectionPursuitRegressor
     from sklearn.model_selection import GridSearchCV
     grid = [dict(fit_type=[kind], degree=degrees, r=[K, 2*K]) for kind, degrees in (('polyfit', [3, 5]), ('spline', [3]))]
@@ -108,7 +143,7 @@ def pursuit_rival(x, y, K, seed) -> Found:
         best = search.fit(x, y).best_estimator_
     z, U = best.transform(x), (best._alpha_/np.linalg.norm(best._alpha_, axis=0)).T
     effects = np.stack([f(z[:, j])*best._beta_[0, j] for j, f in enumerate(best._f_)], 1)
-    return Found(U[merge_copies(U, effects, K)[0]], best.predict)
+    return Found(largest_terms(U, effects, K), best.predict)
 
 # %% ../nbs/19_rivals.ipynb #19-011
 def first_rows(
@@ -137,6 +172,35 @@ def phd_directions(
     from statsmodels.regression.dimred import PHD
     return first_rows(PHD(y, x).fit(resid=True).params, K)
 
+# %% ../nbs/19_rivals.ipynb #19-0113
+def kernel_ridge(
+    x:np.ndarray, # inputs, shape (n, m)
+    y:np.ndarray, # targets, shape (n,)
+): # a fitted KernelRidge
+    "Kernel ridge regression with an RBF on all inputs, by 3-fold cross-validation."
+    from sklearn.kernel_ridge import KernelRidge
+    from sklearn.model_selection import GridSearchCV
+    grid = dict(alpha=np.logspace(-4, 0, 5), gamma=np.logspace(-2, 0, 7)/x.shape[1]*5)
+    return GridSearchCV(KernelRidge(kernel='rbf'), grid, cv=3).fit(x, y - y.mean()).best_estimator_
+
+def ridge_gradients(
+    ridge, # of `kernel_ridge`
+    x:np.ndarray, # inputs, shape (n, m)
+) -> np.ndarray: # of its prediction, shape (n, m)
+    "Gradients of an RBF regression, from ∇k(x, c) = −2γ(x − c)k(x, c)."
+    from sklearn.metrics.pairwise import rbf_kernel
+    weights = rbf_kernel(x, ridge.X_fit_, ridge.gamma)*ridge.dual_coef_
+    return 2*ridge.gamma*(weights @ ridge.X_fit_ - weights.sum(1, keepdims=True)*x)
+
+def agop_directions(
+    x:np.ndarray, # inputs, shape (n, m)
+    y:np.ndarray, # targets, shape (n,)
+    K:int, # directions wanted
+) -> np.ndarray: # shape (min(K, m), m), unit rows
+    "Largest eigenvectors of the average gradient outer product of a kernel ridge regression (Radhakrishnan et al. 2024)."
+    gradients = ridge_gradients(kernel_ridge(x, y), x)
+    return first_rows(np.linalg.eigh(gradients.T @ gradients)[1][:, ::-1], K)
+
 # %% ../nbs/19_rivals.ipynb #19-0115
 def sir_rival(x, y, K, seed) -> Found:
     "Sliced inverse regression; it gives no more than m directions."
@@ -145,6 +209,10 @@ def sir_rival(x, y, K, seed) -> Found:
 def phd_rival(x, y, K, seed) -> Found:
     "Principal Hessian directions; it gives no more than m."
     return found_at(phd_directions(x, y, K), x, y)
+
+def agop_rival(x, y, K, seed) -> Found:
+    "Average gradient outer product; it gives no more than m."
+    return found_at(agop_directions(x, y, K), x, y)
 
 # %% ../nbs/19_rivals.ipynb #19-012
 def projected_kernel(
@@ -165,12 +233,12 @@ def projected_kernel(
 
 # %% ../nbs/19_rivals.ipynb #19-013
 def gp_rival(x, y, K, seed, steps=150) -> Found:
-    "An additive Gaussian process on learned projections in GPyTorch; of 2K it keeps the K with most variance, as ours does."
+    "An additive Gaussian process on learned projections in GPyTorch; of 2K it keeps the K with most variance."
     import gpytorch
     X, center, spread = torch.as_tensor(x), y.mean(), y.std()
     Y = torch.as_tensor((y - center)/spread)
     noise = gpytorch.likelihoods.GaussianLikelihood().double()
-    kernel = projected_kernel(wide_start(2*K, x.shape[1], seed).U.double()).double()
+    kernel = projected_kernel(wide_start(2*K, x.shape[1], seed).U[:, 0].double()).double()
     class Model(gpytorch.models.ExactGP):
         def forward(self, x): return gpytorch.distributions.MultivariateNormal(torch.zeros(len(x), dtype=x.dtype), kernel(x))
     model = Model(X, Y, noise)
@@ -185,7 +253,7 @@ def gp_rival(x, y, K, seed, steps=150) -> Found:
     @torch.no_grad()
     def effects(x): return torch.cat([(kernel.each(part, X) @ weights)[..., 0].T for part in torch.as_tensor(x).split(500)]).numpy()*spread
     U = torch.nn.functional.normalize(kernel.W.detach()).numpy()
-    return Found(U[merge_copies(U, effects(x), K)[0]], lambda x: effects(x).sum(1) + center)
+    return Found(largest_terms(U, effects(x), K), lambda x: effects(x).sum(1) + center)
 
 # %% ../nbs/19_rivals.ipynb #19-014
 def boosting_rival(x, y, K, seed) -> Found:
@@ -197,13 +265,9 @@ def boosting_rival(x, y, K, seed) -> Found:
 
 def ridge_rival(x, y, K, seed) -> Found:
     "Kernel ridge regression with an RBF on all inputs."
-    from sklearn.kernel_ridge import KernelRidge
-    from sklearn.model_selection import GridSearchCV
-    center, grid = y.mean(), dict(alpha=np.logspace(-4, 0, 5), gamma=np.logspace(-2, 0, 7)/x.shape[1]*5)
-    best = GridSearchCV(KernelRidge(kernel='rbf'), grid, cv=3).fit(x, y - center)
-    return Found(None, lambda x: best.predict(x) + center)
+    ridge, center = kernel_ridge(x, y), y.mean()
+    return Found(None, lambda x: ridge.predict(x) + center)
 
-# %% ../nbs/19_rivals.ipynb #19-015
 def network_rival(x, y, K, seed, steps=3000) -> Found:
     "A monolithic network; a fifth of the samples is for early stopping and for the choice between three learning rates."
     X, Y = torch.as_tensor(x, dtype=torch.float32)[None], torch.as_tensor(y, dtype=torch.float32)[None, :, None]
@@ -219,8 +283,9 @@ def network_rival(x, y, K, seed, steps=3000) -> Found:
     return Found(None, predict)
 
 # %% ../nbs/19_rivals.ipynb #19-016
-RIVALS = dict(ours=our_rival, random=random_rival, paper=paper_rival, detrended=detrended_rival, pursuit=pursuit_rival, sir=sir_rival,
-              phd=phd_rival, gp=gp_rival, boosting=boosting_rival, ridge=ridge_rival, network=network_rival)
+RIVALS = dict(ours=our_rival, random=random_rival, paper=paper_rival, detrended=detrended_rival, deflation=deflation_rival,
+              pursuit=pursuit_rival, sir=sir_rival, phd=phd_rival, agop=agop_rival, gp=gp_rival,
+              boosting=boosting_rival, ridge=ridge_rival, network=network_rival)
 NEEDS = dict(pursuit=('skpp', 'projection-pursuit'), sir=('statsmodels.regression.dimred', 'statsmodels'),
              phd=('statsmodels.regression.dimred', 'statsmodels'), gp=('gpytorch', 'gpytorch'))
 
@@ -336,20 +401,21 @@ def run_rivals(
     kept = read_rivals(out)
     rows = kept[~kept.rival.isin(redo)].to_dict('records')
     def key(row): return tuple(row[c] for c in ('rival', 'family', 'm', 'k', 'n', 'seed'))
-    done, start = {key(r) for r in rows}, time.perf_counter()
+    done = {key(r) for r in rows}
     def store():
         made = environment()
         made['versions'] |= {package: package_version(package) for _, package in NEEDS.values()}
-        settings = [dict(family=f, m=m, k=k, n=n, seeds=list(range(tasks))) for f, m, k, n, tasks in study]
+        counts = pd.DataFrame(rows).groupby(['family', 'm', 'k', 'n'], sort=False).rival.value_counts(sort=False).unstack(fill_value=0)
+        settings = [dict(zip(('family', 'm', 'k', 'n'), s)) | dict(tasks=count.to_dict()) for s, count in counts.iterrows()]
         record = dict(command=command, study=settings, sample_seeds=dict(train=0, test=1), test=5000, threads=torch.get_num_threads(),
                       rows=len(rows), failed=sum(isinstance(r['error'], str) and r['error'] != '' for r in rows),
-                      wall_seconds=round(time.perf_counter() - start, 1), environment=made)
+                      fit_seconds=round(float(np.nansum([r['seconds'] for r in rows])), 1), environment=made)
         write_whole(Path(out)/'made.json', json.dumps(record, indent=1) + '\n')
     try:
         for cell in study_cells(study, rivals):
             if cell in done: continue
             row = rival_task(*cell)
-            rows.append(row | dict(align=code_hash(('align',)), finished=datetime.now(timezone.utc).isoformat(timespec='seconds')))
+            rows.append(row | dict(align=code_hash(('align', 'kernel')), finished=datetime.now(timezone.utc).isoformat(timespec='seconds')))
             write_whole(Path(out)/'rivals.csv', pd.DataFrame(rows).to_csv(index=False))
     finally: store()
     return read_rivals(out)
@@ -379,7 +445,7 @@ def plot_rivals(
     "Test loss 1 − R² against coverage and against processor time."
     import matplotlib.pyplot as plt
     groups = list(table.groupby(['family', 'm', 'k', 'n'], sort=False))
-    colours = {name: f'C{i}' if i < 10 else 'k' for i, name in enumerate(RIVALS)}
+    colours = {name: f'C{i%10}' for i, name in enumerate(RIVALS)}                       # the last three are squares
     fig, axes = plt.subplots(2, len(groups), figsize=(3*len(groups), 5.6), sharey=True, squeeze=False)
     for (top, low), ((family, m, k, n), group) in zip(axes.T, groups):
         for r in group.itertuples():

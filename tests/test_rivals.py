@@ -3,7 +3,7 @@ import json
 from importlib.util import find_spec
 import numpy as np, pandas as pd, pytest
 from modscale import rivals
-from modscale.align import coverage
+from modscale.kernel import coverage
 from modscale.tasks import make_task
 
 def needed(name):
