@@ -26,7 +26,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .align import Alignment, Data, Residual, align, climb, descend, fit_modules, module_gain, residual_of
+from .align import Alignment, align, fit_modules
+from .islands import Data, Residual, climb, descend, module_gain, residual_of
 from .kernel import coverage, joint_gradient, orthonormal, project_to_domain, wide_start
 from .nets import MonolithicNet
 from .results import code_hash, environment, package_version, read_table, write_whole
@@ -415,7 +416,7 @@ def run_rivals(
         for cell in study_cells(study, rivals):
             if cell in done: continue
             row = rival_task(*cell)
-            rows.append(row | dict(align=code_hash(('align', 'kernel')), finished=datetime.now(timezone.utc).isoformat(timespec='seconds')))
+            rows.append(row | dict(align=code_hash(('align', 'islands', 'kernel')), finished=datetime.now(timezone.utc).isoformat(timespec='seconds')))
             write_whole(Path(out)/'rivals.csv', pd.DataFrame(rows).to_csv(index=False))
     finally: store()
     return read_rivals(out)
