@@ -4,7 +4,7 @@ import numpy as np, pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from modscale.estimators import ModularBase, ModularClassifier, ModularRegressor
 
-short = dict(steps=10, max_candidates=4, network_steps=100)
+short = dict(steps=10, rounds=0, max_candidates=4, network_steps=100)
 
 @pytest.mark.filterwarnings('ignore')
 @parametrize_with_checks([ModularRegressor(**short), ModularClassifier(**short)])
