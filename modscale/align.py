@@ -102,7 +102,7 @@ def refine(
     tries:int=4, # exchanges without success that end it
 ) -> tuple[Kernel, list[float]]: # all frequencies allowed, and E at each step
     "Let detail in, and look for modules that have nothing else (14_align, step 2)."
-    rng, few = np.random.default_rng(seed), data[:2048]
+    rng, few = np.random.default_rng(seed), data.few(seed)
     kernel.log_noise += math.log(10)
     history = optimise_kernel(kernel, data, replace(how, steps=100), seed)
     best, failed = evidence_of(kernel, few), 0
@@ -174,7 +174,7 @@ def joint_rule(
     seed:int, # of the random starts
 ) -> tuple[Fit, float, float, int]: # the modules, agreement of two descents, evidence gap (NaN where not searched), and exchanges made
     "Two descents; islands where they differ; detail (14_align, steps 2 and 3)."
-    m, device, few = data.x.shape[1], data.x.device, data[:2048]
+    m, device, few = data.x.shape[1], data.x.device, data.few(seed)
     def descent(s):
         kernel = wide_start(candidates, m, s, device, b)
         return fit_modules(kernel, data, K, optimise_kernel(kernel, data, how, s))

@@ -52,6 +52,11 @@ class Data:
 
     def __len__(self): return len(self.x)
 
+    def few(self, seed:int, rows:int=2048) -> 'Data':
+        "All rows, or as many random ones."
+        if len(self) <= rows: return self
+        return self[torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:rows].to(self.x.device)]
+
     def __getitem__(self, at) -> 'Data':
         return Data(self.x[at], self.Y[at], None if self.weight is None else self.weight[at])
 
@@ -216,6 +221,7 @@ def exchange(
     stay = kernel.subset([j for j in range(K) if j not in out])
     U = propose(stay, data, len(out) + spare, int(rng.integers(1 << 30)), bandwidth, pool)
     U = U[torch.as_tensor(rng.permutation(len(U))[:len(out)], device=U.device)]
+    if len(U) < len(out): stay = kernel.subset([j for j in range(K) if j not in out[:len(U)]])  # few directions are left: the others stay
     wide, scale = torch.full((len(U),), math.log(bandwidth), device=U.device), stay.log_scale.mean().repeat(len(U))
     return Kernel(torch.cat([stay.U, U]), torch.cat([stay.log_bandwidth, wide]), torch.cat([stay.log_scale, scale]), stay.log_noise + math.log(heat))
 

@@ -2,9 +2,9 @@
 import pickle
 import numpy as np, pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
-from modscale.estimators import ModularBase, ModularClassifier, ModularRegressor
+from modscale.estimators import ModularBase, ModularClassifier, ModularRegressor, plot_modules
 
-short = dict(steps=10, max_candidates=4, network_steps=100)
+short = dict(steps=10, rounds=0, max_candidates=4, network_steps=100)
 
 @pytest.mark.filterwarnings('ignore')
 @parametrize_with_checks([ModularRegressor(**short), ModularClassifier(**short)])
@@ -67,9 +67,47 @@ def test_files_that_are_something_else_are_refused(tmp_path):
     for name in ('foreign', 'pickle', 'empty'):
         with pytest.raises(ValueError, match=name): ModularBase.load(tmp_path/name)
 
-@pytest.mark.parametrize('name, value', [('n_modules', 0), ('n_modules', 'many'), ('predictor', 'tree'), ('steps', 0), ('device', 'abacus')])
+@pytest.mark.parametrize('name, value', [('n_modules', 0), ('n_modules', 'many'), ('predictor', 'tree'), ('steps', 0), ('device', 'abacus'),
+                                         ('module_dim', 4), ('module_dim', 0), ('rounds', -1)])
 def test_bad_parameters_are_named(name, value):
     with pytest.raises(ValueError, match=f'{name}={value!r}'): ModularRegressor(**{name: value}).fit(*table())
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('b', [2, 3])
+@pytest.mark.parametrize('predictor', ['kernel', 'network'])
+def test_modules_of_several_coordinates(tmp_path, b, predictor):
+    X, y = table()
+    model = ModularRegressor(2, module_dim=b, predictor=predictor, **short).fit(X, y)
+    z, effects = model.projections(X), model.module_effects(X)
+    assert model.directions_.shape == (2, b, 3) and z.shape == (80, 2, b) and effects.shape == (80, 2)
+    assert np.ptp(model.predict(X) - effects.sum(1)) < 1e-9
+    assert np.ptp(z - np.einsum('nm,kbm->nkb', X, model.directions_original_), 0).max() < 1e-9       # no outlier is pulled in here
+    model.save(tmp_path/'model')
+    assert (ModularBase.load(tmp_path/'model').predict(X) == model.predict(X)).all()
+    if b == 3:
+        with pytest.raises(ValueError, match='module_dim=3'): plot_modules(model, X)
+    else: assert len(plot_modules(model, X).axes) == 4                                 # two panels and their colour bars
+
+def test_more_coordinates_than_inputs_are_refused():
+    X, y = table()
+    with pytest.raises(ValueError, match='module_dim=3'): ModularRegressor(module_dim=3, **short).fit(np.c_[X[:, :2], np.ones(80)], y)
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('n_modules, m', [(4, 1), (6, 2)])
+def test_searches_keep_all_modules_where_directions_are_few(n_modules, m):
+    X, y = table(30)
+    model = ModularRegressor(n_modules, **short | dict(rounds=1)).fit(X[:, :m], y)
+    assert model.n_modules_ == n_modules and model.shares_.shape == (n_modules,)
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('noise', [0., .3])
+def test_the_search_comes_to_rest_with_and_without_noise(noise):
+    X, y = table(200)
+    rng = np.random.default_rng(1)
+    model = ModularRegressor(2, rounds=1).fit(X, y + noise*y.std()*rng.standard_normal(200))
+    assert model.converged_ and model.found_ and model.agreement_ > .95
+    shuffled = ModularRegressor(2, rounds=1, steps=20).fit(X, rng.permutation(y))
+    assert not shuffled.found_
 
 def test_one_class_or_no_weight_is_refused():
     X, y = table()
