@@ -140,7 +140,7 @@ def rule_on_table(
     r, auto = data.x.shape[1], n_modules == 'auto'
     how = usual_descent((most if auto else 2*n_modules)*r*b, steps, .05, None)
     K = choose_count(data, most, b, how, seed)[0] if auto else n_modules
-    found, alike, gap, _ = joint_rule(data, K, 2*K, b, how, 6, rounds, 2, seed)
+    found, alike, gap, _ = joint_rule(data, K, 2*K, b, how, 6, rounds, seed)
     return *settle(found, data, K, how, seed), alike, gap
 
 # %% ../nbs/30_estimators.ipynb #30-020
