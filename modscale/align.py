@@ -94,6 +94,7 @@ def wanted(
     U = orthonormal(torch.randn(40, b, m, generator=torch.Generator().manual_seed(seed)).to(data.x.device))
     return max(module_gain(rest, data, climb(rest.pull, data.x, U, width), width).max().item() for width in bandwidths)
 
+# %% ../nbs/14_align.ipynb #14-0362
 def refine(
     kernel:Kernel, # modules, changed in place
     data:Data, # the training set
@@ -115,6 +116,7 @@ def refine(
         if E < best: kernel, best, history = trial, E, history + path
     return kernel, history
 
+# %% ../nbs/14_align.ipynb #14-0364
 def fine(
     kernel:Kernel, # modules, changed in place
     data:Data, # the training set
