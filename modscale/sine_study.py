@@ -75,10 +75,10 @@ def sine_waves(
     return Study(name, cells, run_stack, group=cell_kind, cost=cell_gflop, memory=cell_memory, width=stack_width, modules=MODULES)
 
 # %% ../nbs/23_sine_study.ipynb #23-014
-FIG4_GRID = dict(smoke=dict(sizes=((2, 2), (5, 5)), n=(200, 1000), seeds=1, steps=300, align_steps=50),
-                 quick=dict(sizes=((2, 5), (5, 5), (9, 5)), n=(200, 500, 2000, 10_000), seeds=2, steps=2000, align_steps=150),
+FIG4_GRID = dict(smoke=dict(sizes=((2, 2), (5, 5)), n=(200, 1000), seeds=1, steps=300, align_steps=50, align_rounds=0),
+                 quick=dict(sizes=((2, 5), (5, 5), (9, 5)), n=(200, 500, 2000, 10_000), seeds=2, steps=2000, align_steps=150, align_rounds=6),
                  paper=dict(sizes=(*((m, 5) for m in (2, 3, 5, 7, 9)), (9, 9)), n=(50, *PAPER_N[:-1]), seeds=5, steps=5000,
-                            align_steps=150))
+                            align_steps=150, align_rounds=6))
 ARMS = (('monolithic', 'compute', 128, 2), ('monolithic', 'compute', 128, 4), ('modular', 'compute', 32, 2), ('modular', 'steps', 32, 2),
         ('frozen', 'steps', 32, 2), ('paper', 'compute', 32, 2), ('paper', 'steps', 32, 2), ('ours', 'steps', 32, 2),
         ('oracle', 'steps', 32, 2))
@@ -113,7 +113,7 @@ def longer_study(
     arms = tuple((method, 'steps', width, depth) for method, _, width, depth in ARMS if method in ('monolithic', 'ours', 'oracle'))
     arms += (('modular', 'steps', 32, 2),)
     sizes, n = (((5, 5), (9, 9)), (500, 1000, 2000, 5000)) if scale == 'paper' else (g['sizes'][:1], g['n'][:2])
-    return sine_waves('longer', fig4_cells(sizes, n, min(g['seeds'], 3), arms, steps=4*g['steps'], align_steps=g['align_steps']))
+    return sine_waves('longer', fig4_cells(sizes, n, min(g['seeds'], 3), arms, steps=4*g['steps'], align_steps=g['align_steps'], align_rounds=g['align_rounds']))
 
 # %% ../nbs/23_sine_study.ipynb #23-0174
 def large_study(
@@ -124,7 +124,7 @@ def large_study(
     g = FIG4_GRID[scale]
     arms = tuple(arm for arm in ARMS if arm[0] in ('modular', 'ours', 'oracle') and arm[1] == 'steps')
     n = (200, 350, 500, 700, 1000, 2000, 5000) if scale == 'paper' else g['n'][:2]
-    return sine_waves('large', fig4_cells(((30, 5),), n, g['seeds'], arms, steps=g['steps'], align_steps=g['align_steps']))
+    return sine_waves('large', fig4_cells(((30, 5),), n, g['seeds'], arms, steps=g['steps'], align_steps=g['align_steps'], align_rounds=g['align_rounds']))
 
 # %% ../nbs/23_sine_study.ipynb #23-0178
 def distilled_study(
@@ -135,7 +135,7 @@ def distilled_study(
     g = FIG4_GRID[scale]
     sizes, n, steps = (((5, 5), (9, 9)), (200, 500, 1000, 2000), 10_000) if scale == 'paper' else (g['sizes'][:1], g['n'][:2], g['steps'])
     return sine_waves('distilled', [cell | dict(lr=1e-3) for cell in fig4_cells(sizes, n, g['seeds'], (('ours', 'steps', 32, 2),), steps=g['steps'],
-                                                                                align_steps=g['align_steps'], distil_steps=steps)])
+                                                                                align_steps=g['align_steps'], align_rounds=g['align_rounds'], distil_steps=steps)])
 
 # %% ../nbs/23_sine_study.ipynb #23-019
 def families_study(
@@ -146,7 +146,7 @@ def families_study(
     g = FIG4_GRID[scale]
     size, n, seeds = ((5, 5), (400, 1000), min(g['seeds'], 5)) if scale != 'smoke' else ((2, 2), (200,), 1)
     arms = tuple(arm for arm in ARMS if arm[1] == 'steps' and arm[0] in ('modular', 'ours', 'oracle')) + ARMS[:2]
-    cells = [fig4_cells((size,), n, seeds, arms, steps=g['steps'], align_steps=g['align_steps'], family=family,
+    cells = [fig4_cells((size,), n, seeds, arms, steps=g['steps'], align_steps=g['align_steps'], align_rounds=g['align_rounds'], family=family,
                         ood=True) for family in FAMILIES]
     return sine_waves('families', sum(cells, []))
 
