@@ -266,7 +266,7 @@ class Alignment:
 
     def effects(self, x:np.ndarray) -> np.ndarray:
         "What each candidate module adds to the prediction at `x` (n, m), in units of y; shape (n, candidates), or (n, candidates, d)."
-        effects = effects_of(self.kernel, self.theta, torch.as_tensor(np.asarray(x), dtype=torch.float32, device=self.theta.device))
+        effects = effects_of(self.kernel, self.theta, torch.as_tensor(np.array(x), dtype=torch.float32, device=self.theta.device))
         return effects.cpu().numpy()*self.spread if np.ndim(self.spread) else effects[..., 0].cpu().numpy()*self.spread
 
     def predict(self, x:np.ndarray) -> np.ndarray:
