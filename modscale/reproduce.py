@@ -129,8 +129,8 @@ def figure_parts() -> list[Part]:
              planner.summarise_coverage)]
 
 # %% ../nbs/27_reproduce.ipynb #27-013
-SINE = dict(smoke=dict(m=(5,), n=(400, 2000), seeds=3, steps=800, align_steps=100, align_batch=400, align_rounds=2),
-            quick=dict(m=(5,), n=(400, 2000), seeds=5, steps=5000, align_steps=150, align_batch=512, align_rounds=6),
+SINE = dict(smoke=dict(m=(5,), n=(400, 2000), seeds=3, steps=800, align_steps=100, align_batch=400, align_rounds=0),
+            quick=dict(m=(5,), n=(400, 2000), seeds=5, steps=5000, align_steps=150, align_batch=512, align_rounds=2),
             paper=dict(m=(2, 3, 5, 7, 9), n=(100, 200, 500, 1000, 2000, 5000, 10_000), seeds=10, steps=10_000, align_steps=150, align_batch=1024, align_rounds=25))
 
 def sine_part() -> Part:

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from modscale.docs import external_requests
 
-PARTS = ('pinv', 'theorem1', 'ridge', 'loss_law', 'theorem2', 'universality', 'fig1', 'fig2', 'fig3', 'plan', 'sine', 'fig2_trained', 'fig4', 'longer', 'families', 'images')
+PARTS = ('pinv', 'theorem1', 'ridge', 'loss_law', 'theorem2', 'universality', 'fig1', 'fig2', 'fig3', 'plan', 'align', 'thresholds', 'sine', 'fig2_trained', 'fig4', 'longer', 'families', 'images')
 TIMES = ['align_seconds', 'train_seconds'] # all that may differ between two runs of the same cells
 
 def write_images(folder, seed=0):
@@ -34,8 +34,11 @@ def test_smoke_computes_every_claim(digits):
     out, done = digits
     claims = pd.read_csv(out/'claims.csv')
     larger = claims.id.str.match(r'sine\.(slope|per_parameter|vs_monolithic$|vs_monolithic\.tenth|vs_oracle$|rule_share|families$)')      # their sizes are not in the smoke grid
-    assert len(claims) > 20 and claims.id.is_unique and set(claims.verdict[~larger]) <= {'met', 'missed'}
-    assert set(claims.verdict[larger]) == {'not run'} and larger.sum() == 12
+    small = [f'align.{name}' for name in ('cov.m5k5n400', 'cov.noise', 'cov.paper_rule.m5k5n400', 'similarity.m5k5n400')]
+    maybe = claims.id == 'align.failures_noticed'                                               # decided if a run happened to fail
+    larger |= claims.id.str.startswith('align.') & ~claims.id.isin(small) & ~maybe
+    assert len(claims) > 20 and claims.id.is_unique and set(claims.verdict[~larger & ~maybe]) <= {'met', 'missed'}
+    assert set(claims.verdict[larger]) == {'not run'} and larger.sum() == 29
     assert f'of {len(claims)} claims' in done.stdout and 'left' in done.stderr
 
 def test_every_part_leaves_numbers_and_figures(digits):
