@@ -17,11 +17,11 @@ import pandas as pd
 import torch
 
 from .align import RULES, align, fit_modules
-from .islands import Data, Descent, optimise_kernel
+from .islands import Descent, optimise_kernel, standard_data
 from .kernel import coverage, likeness, similarity, wide_start
 from .results import read_table
 from .sweep_store import Study
-from .symbols import check, choice, real_above, whole
+from .symbols import check, choice, whole
 from .tasks import FAMILIES, Task, make_task
 
 # %% ../nbs/22_align_study.ipynb #22-005
@@ -68,7 +68,7 @@ def descend_from_truth(
     y:np.ndarray, # targets, shape (n,)
 ) -> tuple[float, float]: # E on all samples, and coverage at the end
     "What the evidence prefers near the truth."
-    data = Data(torch.as_tensor(x, dtype=torch.float32), torch.as_tensor((y - y.mean())/y.std())[:, None], None)
+    data = standard_data(x, y)[0]
     kernel = wide_start(task.k, task.m, 0, noise=.1)
     kernel.U.copy_(torch.as_tensor(task.U, dtype=torch.float32)[:, None]); kernel.log_bandwidth.fill_(math.log(.6))
     history = optimise_kernel(kernel, data, Descent(150, .05, 1024), 0)

@@ -29,7 +29,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
-from .align import Fit, choose_count, direction_price, fit_modules, joint_rule, usual_descent
+from .align import Fit, choose_count, direction_price, fit_modules, joint_rule, trusted, usual_descent
 from .islands import Data, Descent, evidence_of, optimise_kernel
 from .kernel import Kernel, likeness, wide_start
 from .nets import ModularNet
@@ -345,7 +345,7 @@ def search(
     est.evidence_, est.linear_evidence_ = (-found.E, -linear_evidence(t, Z[:, live], weight)) if live.any() else (0., 0.)
     est.agreement_, est.gap_, est.converged_ = alike, gap, still > .99
     better = est.evidence_ - direction_price(data, b)*len(theta) > est.linear_evidence_ + .005    # as in `choose_count`
-    est.found_ = bool(live.any() and better and (math.isnan(alike) or alike > .95 or gap > .2))
+    est.found_ = bool(live.any() and better and (math.isnan(alike) or trusted(alike, gap)))
     return state, t, Z, seed
 
 # %% ../nbs/30_estimators.ipynb #30-0395
@@ -354,7 +354,7 @@ def say_doubts(
 ):
     "Warn of what the fit knows to be doubtful."
     if not est.found_:
-        differ = est.agreement_ <= .95 and not est.gap_ > .2
+        differ = not (math.isnan(est.agreement_) or trusted(est.agreement_, est.gap_))
         why = (f'two searches found different modules (agreement {est.agreement_:.2f}) of nearly the same evidence (gap {est.gap_:.3f})'
                if differ else f'the evidence for modules, {est.evidence_:.3f} nats a sample, is no better than that of '
                               f'a linear model, {est.linear_evidence_:.3f}')

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['HALF_PERIOD', 'EDGE', 'RADIUS', 'wave_vectors', 'radius_for', 'feature_weights', 'waves', 'fourier_features',
-           'quadratic_and_logdet', 'neg_log_evidence', 'likeness', 'coverage', 'similarity', 'Kernel', 'orthonormal',
-           'project_to_domain', 'wide_start', 'gram_factor', 'joint_gradient', 'Normal', 'normal_equations',
-           'closed_form', 'removal_cost', 'eliminate']
+           'quadratic_and_logdet', 'neg_log_evidence', 'likeness', 'coverage', 'similarity', 'project', 'Kernel',
+           'orthonormal', 'project_to_domain', 'wide_start', 'gram_factor', 'joint_gradient', 'Normal',
+           'normal_equations', 'closed_form', 'removal_cost', 'eliminate']
 
 # %% ../nbs/12_kernel.ipynb #12-003
 import math
@@ -14,8 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-
-from .symbols import choice
 
 # %% ../nbs/12_kernel.ipynb #12-007
 HALF_PERIOD = 5. # L, in units of z
@@ -123,6 +121,14 @@ def similarity(
     "Mean over learned projections of the best likeness among the true ones; the measure of the paper's Figure 5."
     return coverage(true, learned)
 
+# %% ../nbs/12_kernel.ipynb #12-0195
+def project(
+    x:torch.Tensor, # inputs, shape (n, m)
+    U:torch.Tensor, # projections, shape (K, b, m)
+) -> torch.Tensor: # shape (n, K, b)
+    "What each projection sees of the inputs, as one matrix product."
+    return (x @ U.flatten(0, 1).T).unflatten(1, U.shape[:2])
+
 # %% ../nbs/12_kernel.ipynb #12-020
 @dataclass
 class Kernel:
@@ -138,7 +144,7 @@ class Kernel:
 
     def project(self, x:torch.Tensor) -> torch.Tensor:
         "What the modules see of `x` (n, m); shape (n, K, b)."
-        return (x @ self.U.flatten(0, 1).T).unflatten(1, self.U.shape[:2])
+        return project(x, self.U)
 
     @property
     def tensors(self) -> list[torch.Tensor]:

@@ -27,7 +27,7 @@ import pandas as pd
 import torch
 
 from .align import Alignment, align, fit_modules
-from .islands import Data, Residual, climb, descend, module_gain, residual_of
+from .islands import Residual, climb, descend, module_gain, residual_of, standard_data
 from .kernel import coverage, joint_gradient, orthonormal, project_to_domain, wide_start
 from .nets import MonolithicNet
 from .results import code_hash, environment, package_version, read_table, write_whole
@@ -53,8 +53,7 @@ def additive_fit(
     steps:int=150, # Adam steps
 ) -> Alignment: # the fit with all C directions
     "The additive kernel of 12_kernel at given directions: the evidence chooses widths, scales and noise, and moves no direction."
-    center, spread = y.mean(), y.std()
-    data = Data(torch.as_tensor(x, dtype=torch.float32), torch.as_tensor((y - center)/spread)[:, None], None)
+    data, center, spread = standard_data(x, y)
     kernel = replace(wide_start(len(U), x.shape[1], 0), U=torch.tensor(U, dtype=torch.float32)[:, None])
     def evaluate(at): return joint_gradient(kernel, data.x[at], data.Y[at])
     path = descend(kernel.tensors[1:], evaluate, lambda: project_to_domain(kernel), len(x), steps, .05, len(x), 0)
@@ -107,7 +106,7 @@ def deflation_rival(x, y, K, seed, starts=100, bandwidth=.7) -> Found:
     "One direction at a time on what a linear fit and those before it leave: the largest gain of 100 climbs; none is moved again."
     line = linear_part(x, y)
     curved = y - line(x)
-    data = Data(torch.as_tensor(x, dtype=torch.float32), torch.as_tensor((curved - curved.mean())/curved.std())[:, None], None)
+    data = standard_data(x, curved)[0]
     U, g = torch.empty(0, 1, x.shape[1]), torch.Generator().manual_seed(seed)
     rest = Residual(data.Y/data.Y.norm(), torch.empty(0), data.Y.new_empty(0, len(x)), torch.tensor(1.))          # of no module
     for _ in range(K):

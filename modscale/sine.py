@@ -24,7 +24,7 @@ from .kernel import coverage, joint_gradient, likeness, normal_equations, simila
 from .nets import ModularNet, MonolithicNet, count_parameters, random_projections
 from .symbols import check, choice, real_above, whole
 from .tasks import FAMILIES, Task, make_task
-from .train import fit, gradient_of, minibatches, mse
+from .train import fit, minibatches, mse
 
 # %% ../nbs/15_sine.ipynb #15-005
 METHODS = ('monolithic', 'modular', 'frozen', 'paper', 'ours', 'oracle')
