@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ARCHITECTURES', 'network_seeds', 'uniform_parameter', 'MLPs', 'outer_or_product', 'Backprop', 'flatten_parameters',
-           'count_parameters', 'MonolithicNet', 'random_projections', 'ModularNet', 'modular_gradient']
+           'count_parameters', 'MonolithicNet', 'random_projections', 'take_inputs', 'check_indices', 'ModularNet',
+           'modular_gradient']
 
 # %% ../nbs/10_nets.ipynb #10-003
 import math
@@ -57,7 +58,7 @@ class MLPs(nn.Module):
         for l, (W, c) in enumerate(zip(self.weights, self.biases)):
             h = torch.baddbmm(c, W, h)
             if l < last: h = h.relu()
-        return h.mT
+        return h.mT.to(self.weights[0].dtype)                                     # `autocast` may have made it bfloat16
 
 # %% ../nbs/10_nets.ipynb #10-014
 def outer_or_product(
@@ -161,46 +162,100 @@ def random_projections(
     U = torch.stack([torch.randn(K, m, b, generator=torch.Generator().manual_seed(s)) for s in network_seeds(seed, S)])
     return U / U.norm(dim=2, keepdim=True)
 
+# %% ../nbs/10_nets.ipynb #10-0303
+def take_inputs(
+    x:torch.Tensor, # inputs, shape (S, B, m)
+    index:torch.Tensor, # which of them, int64 (n,); m is padding
+    largest:int, # the largest entry of `index`
+    at:torch.Tensor, # the positions in `index` that have it
+    run:bool, # is each entry of `index` one more than the entry before it?
+) -> torch.Tensor: # shape (S, B, n); zeros where `index` is m
+    "Columns of the inputs. Raises `ValueError` when there is no such input."
+    m = x.shape[2]
+    if largest > m: raise ValueError(f'support must have entries from 0 to m = {m}, got {largest}')
+    if run and largest < m: return x.narrow(2, largest + 1 - len(index), len(index))
+    if x.device.type in ('cpu', 'cuda') and torch.is_autocast_enabled(x.device.type): x = x.to(torch.get_autocast_dtype(x.device.type))
+    taken = x.flatten(0, 1).index_select(1, index.clamp(max=m - 1)).unflatten(0, x.shape[:2])
+    return taken.index_fill(2, at, 0) if largest == m else taken
+
+# %% ../nbs/10_nets.ipynb #10-0304
+def check_indices(
+    name:str, # of the argument
+    index:torch.Tensor|None, # int64 (K, …), or None
+    K:int, # modules
+    size:int|None=None, # every row must be that long; None: any
+    top:float=math.inf, # every entry must be below
+):
+    "Raises `ValueError` unless each of K modules has a row of whole numbers from 0 to `top` - 1."
+    if index is None: return
+    if index.ndim != 2 or len(index) != K or not index.shape[1] or size not in (None, index.shape[1]):
+        raise ValueError(f'{name} must have shape (K, {size or "…"}) with K = {K}, got {tuple(index.shape)}')
+    if index.dtype != torch.int64: raise ValueError(f'{name} must be int64, got {index.dtype}')
+    if index.min() < 0 or index.max() >= top: raise ValueError(f'{name} must have entries from 0 to {top - 1}, got {index.min()} to {index.max()}')
+
 # %% ../nbs/10_nets.ipynb #10-031
 class ModularNet(nn.Module):
-    "S independent modular networks: x (S, B, m) to K^(-1/2) · sum over K modules, (S, B, d)."
+    "S independent modular networks: x (S, B, m) to K^(-1/2) · sum over the K modules that write an output, (S, B, d)."
     def __init__(self,
-        U:torch.Tensor, # start of the projections, shape (S, K, m, b); with `support` (S, K, s, b)
+        U:torch.Tensor, # start of the projections, shape (S, K, m, b); with `support` (S, K, s, b); with `share` (S, 1, s, b)
         d:int=1, # outputs
         width:int=32, # units of a hidden layer of a module
         depth:int=2, # hidden layers of a module
         support:torch.Tensor|None=None, # inputs that each module sees, int64 (K, s), entry m is padding; None: all
         seed:int|Sequence[int]=0, # of the random start of the first network's modules, or of each network's
+        outputs:torch.Tensor|None=None, # outputs that each module writes, int64 (K, w), no two alike in a row; None: all
+        share:bool=False, # one network for all modules; K is then the number of rows of `support`
     ):
         super().__init__()
-        self.S, self.K, _, self.b = U.shape
         check(d=d)
-        if support is not None and support.shape != U.shape[1:3]:
-            raise ValueError(f'support must have shape (K, s) = {tuple(U.shape[1:3])}, got {tuple(support.shape)}')
-        self.U = nn.Parameter(U.detach().clone().float())
-        self.register_buffer('support', support)
-        self.body = MLPs(self.S*self.K, self.b, d, width, depth, network_seeds(seed, self.S))
+        self.S, self.K, s, self.b = U.shape
+        if share:
+            if support is None or self.K != 1: raise ValueError(f'share=True needs support and U (S, 1, s, b), got U of shape {tuple(U.shape)}')
+            self.K = len(support)
+        check_indices('support', support, self.K, s)
+        check_indices('outputs', outputs, self.K, top=d)
+        if outputs is not None and not outputs.sort(1).values.diff(dim=1).all():
+            raise ValueError(f'outputs must not name an output twice in a row, got {outputs.tolist()}')
+        self.U, self.d, self.share = nn.Parameter(U.detach().clone().float()), d, share
+        for name, value in dict(support=support, outputs=outputs).items(): self.register_buffer(name, value)
+        self.body = MLPs(self.S*U.shape[1], self.b, d if outputs is None else outputs.shape[1], width, depth, network_seeds(seed, self.S))
+        self.plan()
+        self.register_load_state_dict_post_hook(ModularNet.plan)
+
+    def plan(self, *_):
+        "Look up once what the forward pass needs to know of `support` and `outputs`."
+        if self.support is not None:
+            flat = self.support.flatten()
+            self.largest, self.run = int(flat.max()), bool((flat.diff() == 1).all())
+            self.register_buffer('at_largest', (flat == self.largest).nonzero().flatten(), persistent=False)
+        if self.outputs is not None:
+            writers = torch.bincount(self.outputs.flatten(), minlength=self.d)
+            self.register_buffer('scale', writers.clamp(min=1).to(self.U.dtype).rsqrt(), persistent=False)
 
     def project(self, x:torch.Tensor) -> torch.Tensor:
         "The modules' inputs Û_jᵀx, shape (S, K, B, b)."
         if self.support is None:
             flat = self.U.transpose(1, 2).flatten(2)                      # (S, m, K b)
             return (x @ flat).unflatten(2, (self.K, self.b)).transpose(1, 2)
-        seen = nn.functional.pad(x, (0, 1))[..., self.support]            # (S, B, K, s)
+        seen = take_inputs(x, self.support.flatten(), self.largest, self.at_largest, self.run).unflatten(2, self.support.shape)
+        if self.share: return (seen.flatten(1, 2) @ self.U[:, 0]).unflatten(1, seen.shape[1:3]).transpose(1, 2)
         return torch.einsum('zBks,zksb->zkBb', seen, self.U)
 
     def forward(self, x:torch.Tensor) -> torch.Tensor:
         z = self.project(x)
-        out = self.body(z.flatten(0, 1)).unflatten(0, (self.S, self.K))
-        return out.sum(1) / math.sqrt(self.K)
+        if self.share: out = self.body(z.transpose(1, 2).flatten(1, 2)).unflatten(1, (-1, self.K)).transpose(1, 2)
+        else: out = self.body(z.flatten(0, 1)).unflatten(0, (self.S, self.K))
+        if self.outputs is None: return out.sum(1) / math.sqrt(self.K)
+        parts = out.mT.flatten(1, 2)                                      # (S, K w, B)
+        return parts.new_zeros(self.S, self.d, x.shape[1]).index_add(1, self.outputs.flatten(), parts).mT * self.scale
 
     def mse_gradient(self, B:int) -> Callable:
-        "As `MonolithicNet.mse_gradient`, the projections included; for networks without `support`."
+        "As `MonolithicNet.mse_gradient`, the projections included; for networks without `support` and `outputs`."
         return modular_gradient(self, B)
 
 # %% ../nbs/10_nets.ipynb #10-0315
 def modular_gradient(
-    net:ModularNet, # without `support`; every parameter has a gradient to write to
+    net:ModularNet, # without `support` and `outputs`; every parameter has a gradient to write to
     B:int, # samples in a batch
 ) -> Callable: # x (S, B, m), y (S, B, d) and whether losses are wanted, to each network's squared loss (S,); sets all gradients
     "The gradient of the squared loss by hand (10_nets, steps 3 and 8); projections that require no gradient stay as they are."
