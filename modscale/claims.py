@@ -6,8 +6,8 @@
 __all__ = ['FIG4B', 'FIG5', 'TABLE1', 'COLUMNS', 'paper_fig4b', 'Claim', 'judge', 'group_mean', 'pair_difference', 'mean_less',
            'largest_deviation', 'worst', 'relative_errors', 'hermite_ratio', 'theory_claims', 'target',
            'threshold_per_parameter', 'failures_noticed', 'align_claims', 'sine_claims', 'sample_facts', 'fact',
-           'family_gap', 'work_hours', 'sample_claims', 'image_claims', 'flatness', 'all_claims', 'Run', 'read_run',
-           'find_runs', 'claims_table', 'plot_claims']
+           'family_gap', 'work_hours', 'sample_claims', 'mean_over_k', 'largest_gap', 'flatness', 'image_claims',
+           'image_module_claims', 'all_claims', 'Run', 'read_run', 'find_runs', 'claims_table', 'plot_claims']
 
 # %% ../nbs/30_claims.ipynb #30-003
 import json
@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from .align_study import TARGETS, failure_table, select, threshold_table
+from .image_study import oracle_gap
 from .paper_figures import fig2_errors, fig3_errors
 from .results import read_table
 from .sine import summarise
@@ -30,7 +31,7 @@ FIG4B = dict(ours=(.552, .542, .5385, .5245, .516, .505, .493, .482),           
              modular=(.5355, .5355, .512, .4875, .472, .4555, .4435, .4335),
              monolithic=(.529, .5365, .505, .476, .451, .429, .409, .390))
 FIG5 = dict(ours=.628, modular=.578)                                                    # similarity after 1000 iterations
-TABLE1 = dict(unseen=dict(monolithic=.4256, modular=.4526, ours=.4990), noise=dict(monolithic=.3947, modular=.4307, ours=.4695))
+TABLE1 = dict(ood=dict(monolithic=.4256, modular=.4526, ours=.4990), noise=dict(monolithic=.3947, modular=.4307, ours=.4695))
 
 # %% ../nbs/30_claims.ipynb #30-006
 def paper_fig4b() -> pd.DataFrame: # columns method, k, accuracy
@@ -309,32 +310,84 @@ def sample_claims() -> list[Claim]:
                   'families', family_gap, '<=', float(np.log(1.25)))]
 
 # %% ../nbs/30_claims.ipynb #30-027
-def image_claims() -> list[Claim]:
-    "Claims of 18_compose: Figure 4b and Table 1."
-    def claim(id, text, measure, sense, bound, paper=None):
-        return Claim(id, text, '18_compose', 'images', measure, sense, bound, paper, 'cifar10')
-    out = [claim(f'images.acc.k{k}.ours', f'k = {k}: ours is within 0.01 of the oracle', group_mean('accuracy', method='ours', k=k), '>=',
-                 mean_less(.01, 'accuracy', method='oracle', k=k), FIG4B['ours'][k - 1]) for k in (1, 4, 8)]
-    out += [claim(f'images.acc.k{k}.{other}', f'k = {k}: {other} is not above ours', group_mean('accuracy', method=other, k=k), '<=',
-                  mean_less(0, 'accuracy', method='ours', k=k), FIG4B[other][k - 1]) for k in (1, 4, 8) for other in ('monolithic', 'modular')]
-    out.append(claim('images.flat', 'ours at k = 8 is no lower than at k = 1 less 0.01', flatness, '>=', -.01,
-                     FIG4B['ours'][7] - FIG4B['ours'][0]))
-    out.append(claim('images.purity', 'share of a projection’s weight that falls on one image, k = 8', group_mean('purity', method='ours', k=8), '>=', .98))
-    for test, id in (('unseen', 'ood'), ('noise', 'noise')):
-        out += [claim(f'images.{id}.{other}', f'{test}, k = 4: {other} is not above ours', group_mean(test, method=other, k=4), '<=',
-                      mean_less(0, test, method='ours', k=4), TABLE1[test][other]) for other in ('monolithic', 'modular')]
-        out.append(claim(f'images.{id}.ours', f'{test}, k = 4: ours is within 0.01 of the oracle', group_mean(test, method='ours', k=4), '>=',
-                         mean_less(.01, test, method='oracle', k=4),
-                         TABLE1[test]['ours']))
-    return out
+def mean_over_k(
+    value:str, # column to average
+    arm:str, # of the image study
+    margin:float=0., # what is taken off, when it is a bound
+) -> Callable: # table to (mean, se, seeds)
+    "Measure: a column averaged over k of two and more within each seed, then over seeds."
+    def measure(table):
+        rows = table[(table.arm == arm) & (table.k > 1)].dropna(subset=[value])
+        if rows.empty: raise LookupError(f'no rows of {arm!r} with k > 1')
+        each = rows.groupby('seed')[value].mean()
+        return float(each.mean()) - margin, float(each.sem()), len(each)
+    return measure
+
+def largest_gap(
+    shared:bool=False # of the networks with shared weights?
+) -> Callable: # table to (largest mean difference over k, its se, seeds)
+    "Measure: oracle less ours, at the k where it is largest."
+    def measure(table):
+        gaps = oracle_gap(table, shared=shared)
+        if gaps.empty: raise LookupError('no pairs of ours and the oracle')
+        row = gaps.loc[gaps.gap.idxmax()]
+        return float(row.gap), float(row.se), int(row['count'])
+    return measure
 
 # %% ../nbs/30_claims.ipynb #30-028
 def flatness(
-    table:pd.DataFrame # rows of `run_compose`
-) -> tuple[float, float, int]: # accuracy of ours at k = 8 less that at k = 1, se, seeds
+    arm:str='ours' # of the image study
+) -> Callable: # table to (accuracy at k = 8 less that at k = 1, se, seeds)
     "Measure: what eight images cost against one."
-    (a, sa, na), (b, sb, nb) = (group_mean('accuracy', method='ours', k=k)(table) for k in (8, 1))
-    return a - b, float(np.hypot(sa, sb)), min(na, nb)
+    def measure(table):
+        (a, sa, na), (b, sb, nb) = (group_mean('accuracy', arm=arm, k=k)(table) for k in (8, 1))
+        return a - b, float(np.hypot(sa, sb)), min(na, nb)
+    return measure
+
+# %% ../nbs/30_claims.ipynb #30-0281
+def image_claims() -> list[Claim]:
+    "Claims of 18_compose and 29_image_study: Figure 4b and Table 1, permuted and not."
+    def claim(id, text, measure, sense, bound, paper=None, part='images', notebook='18_compose'):
+        return Claim(id, text, notebook, part, measure, sense, bound, paper, 'cifar10')
+    def of(k, arm): return group_mean('accuracy', arm=arm, k=k)
+    def below(k, arm, margin=0.): return mean_less(margin, 'accuracy', arm=arm, k=k)
+    out, paper = [], {'monolithic': 'monolithic', 'modular': 'modular', 'paper': 'ours'}
+    for k in range(1, 9):
+        out.append(claim(f'images.acc.k{k}.ours', f'k = {k}: ours is within 0.01 of the oracle', of(k, 'ours'), '>=', below(k, 'oracle', .01), FIG4B['ours'][k - 1]))
+        out += [claim(f'images.acc.k{k}.{other}', f'k = {k}: {other} is not above ours', of(k, other), '<=', below(k, 'ours'), FIG4B[name][k - 1])
+                for other, name in paper.items()]
+        out.append(claim(f'images.acc.k{k}.oracle', f'k = {k}: the oracle is above the monolithic network', of(k, 'oracle'), '>=', below(k, 'monolithic')))
+    for test, id in (('unseen', 'ood'), ('noise_0.5', 'noise')):
+        out += [claim(f'images.{id}.{other}', f'{test}, mean over k > 1: {other} is not above ours', mean_over_k(test, other), '<=',
+                      lambda table, test=test: mean_over_k(test, 'ours')(table)[:2], TABLE1[id][name]) for other, name in paper.items()]
+        out.append(claim(f'images.{id}.ours', f'{test}, mean over k > 1: ours is within 0.01 of the oracle', mean_over_k(test, 'ours'), '>=',
+                         lambda table, test=test: mean_over_k(test, 'oracle', .01)(table)[:2], TABLE1[id]['ours']))
+        out.append(claim(f'images.{id}.oracle', f'{test}, mean over k > 1: the oracle is within 0.01 of its accuracy on combinations of training'
+                         if id == 'ood' else f'{test}, mean over k > 1: the oracle is above the monolithic network', mean_over_k(test, 'oracle'), '>=',
+                         (lambda table: mean_over_k('accuracy', 'oracle', .01)(table)[:2]) if id == 'ood' else
+                         lambda table: mean_over_k('noise_0.5', 'monolithic')(table)[:2]))
+    return out + image_module_claims()
+
+# %% ../nbs/30_claims.ipynb #30-0282
+def image_module_claims() -> list[Claim]:
+    "Claims of 17_image_align and 29_image_study on what is found, on flat lines and on memory."
+    drop, out = FIG4B['ours'][7] - FIG4B['ours'][0], []
+    for part, end, order in (('images', '', ''), ('images_permuted', '.permuted', ', inputs permuted')):
+        def claim(id, text, measure, sense, bound, paper=None, notebook='29_image_study'):
+            return Claim(id + end, text + order, notebook, part, measure, sense, bound, paper, 'cifar10')
+        out += [claim('images.gap_oracle.max', 'largest distance of ours below the oracle over k', largest_gap(), '<=', .01),
+                claim('images.flat', 'ours at k = 8 less ours at k = 1', flatness(), '>=', -.01, drop),
+                claim('images.gap_oracle.max.shared', 'the same with weights shared by all modules', largest_gap(True), '<=', .01),
+                claim('images.flat.shared', 'ours with shared weights at k = 8 less at k = 1', flatness('ours, shared'), '>=', -.01, drop),
+                claim('images.purity', 'share of a projection’s weight that falls on one image, k = 8', group_mean('purity', arm='ours', k=8), '>=', .98,
+                      notebook='17_image_align'),
+                claim('images.served', 'modules that serve the image with fewest, k = 8', group_mean('served', arm='ours', k=8), '>=', 1.,
+                      notebook='17_image_align'),
+                claim('images.purity.paper', 'the same share after the paper’s rule, k = 8, is no more than a half', group_mean('purity', arm='paper', k=8), '<=', .5,
+                      notebook='17_image_align'),
+                claim('images.memory', 'most GiB that a process held, k = 8', lambda t: (float(t[t.k == 8].peak_memory_gib.max()), float('nan'), int((t.k == 8).sum())),
+                      '<=', 6.)]
+    return out
 
 # %% ../nbs/30_claims.ipynb #30-029
 def all_claims() -> list[Claim]:

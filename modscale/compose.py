@@ -123,9 +123,9 @@ def train_image_net(
     "Train a network on n samples, `cell.passes` times."
     device, steps = str(next(net.parameters()).device), cell.n*cell.passes//cell.batch
     def batches(step):
-        for x, y in batches_ahead(task, cell.batch, step, steps, n=cell.n, device=device): yield x[None], y[None]
+        for x, y in batches_ahead(task, cell.batch, step, steps, n=cell.n, device=device, dtype=cell.precision): yield x[None], y[None]
     x, y = next(batches(0))
-    step = count_flops(lambda: cross_entropy(net(x), y).sum().backward())
+    step = count_flops(lambda: cross_entropy(net(x.float()), y).sum().backward())
     done = fit(net, lambda at: share(batches(at)), cross_entropy, steps, cell.lr, precision=cell.precision, **how)
     return done, float(step)*steps
 

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['SIZES', 'IMAGE_ARMS', 'SHARED_ARMS', 'IMAGE_MODULES', 'IMAGE_RATES', 'RATES_TRIED', 'SCORES', 'images_of',
-           'run_image_cells', 'validation_data', 'sample_flops', 'equal_compute', 'image_cells', 'image_cost',
-           'image_sweep', 'rates_study', 'fig4b_study', 'permuted_study', 'image_samples_study', 'image_controls_study',
-           'compact_images', 'table1', 'oracle_gap', 'plot_image_samples', 'plot_controls']
+           'run_image_cells', 'validation_data', 'sample_flops', 'equal_compute', 'image_cells', 'seeds_of',
+           'image_cost', 'image_sweep', 'rates_study', 'fig4b_study', 'permuted_study', 'image_samples_study',
+           'image_controls_study', 'compact_images', 'table1', 'oracle_gap', 'rate_means', 'plot_image_samples',
+           'plot_controls', 'plot_rates']
 
 # %% ../nbs/29_image_study.ipynb #29-003
 import json
@@ -23,7 +24,7 @@ from .sweep_store import Study, peak_memory
 from .symbols import choice
 
 # %% ../nbs/29_image_study.ipynb #29-005
-SIZES = dict(smoke=dict(k=(1, 2), n=640, seeds=1, batch=32, b=8, width=32, align_samples=640, align_steps=5, test=200),
+SIZES = dict(smoke=dict(k=(1, 4, 8), n=2560, seeds=2, batch=32, b=16, width=64, align_samples=2560, align_steps=5, test=500),
              quick=dict(k=(1, 4, 8), n=40_960, seeds=3, test=4000, align_steps=100),
              paper=dict(k=tuple(range(1, 9)), n=204_800, seeds=5))
 IMAGE_ARMS = {method: dict(method=method) for method in IMAGE_METHODS}
@@ -115,6 +116,15 @@ def image_cells(
             out.append(dict(arm=arm) | plain | {k: v for k, v in one.items() if k == 'validate'} | asdict(ComposeCell(**own)))
     return out
 
+# %% ../nbs/29_image_study.ipynb #29-0195
+def seeds_of(
+    scale:str, # one of SIZES
+    first:int=0, # the first seed
+    most:int=5, # no more seeds than that
+) -> range: # seeds of a study
+    "The seeds of a study."
+    return range(first, first + min(most, SIZES[scale]['seeds']))
+
 # %% ../nbs/29_image_study.ipynb #29-020
 def image_cost(
     cell:dict # of `image_cells`
@@ -133,18 +143,19 @@ def image_sweep(
 ) -> Study: # ready for `run_sweep`
     "A study of compositional images: one network a cell."
     return Study(name, cells, partial(run_image_cells, data_dir=data_dir, device=device), cost=image_cost, width=1, modules=IMAGE_MODULES,
-                 memory=lambda cell: 2**30)
+                 memory=lambda cell: 2*2**30)
 
 # %% ../nbs/29_image_study.ipynb #29-021
 def rates_study(
     scale:str='paper', # one of SIZES
-    dataset:str='cifar10', # name of the data set
+    dataset:str='digits', # name of the data set
+    first_seed:int=0, # of the seeds of the studies; the search has others
     **how # `data_dir` and `device` of `image_sweep`
 ) -> Study: # of learning rates
     "The search for learning rates: k = 4, a quarter of the samples, two seeds, validated on training images."
-    n = max(SIZES[scale]['n']//4//128*128, 640)
-    cells = image_cells(IMAGE_ARMS | SHARED_ARMS, dataset, scale, seed=(100, 101) if scale != 'smoke' else (100,), k=(4 if scale != 'smoke' else 2,),
-                        n=(n,), lr=RATES_TRIED, validate=(True,), permute=(True,), test=(min(4000, SIZES[scale].get('test', 4000)),))
+    choice('scale', scale, SIZES)
+    cells = image_cells(IMAGE_ARMS | SHARED_ARMS, dataset, scale, seed=[100 + seed for seed in seeds_of(scale, first_seed, 2)], k=(4,),
+                        n=(SIZES[scale]['n']//4,), lr=RATES_TRIED, validate=(True,), permute=(True,), test=(min(4000, SIZES[scale].get('test', 4000)),))
     return image_sweep('image_rates', cells, **how)
 
 # %% ../nbs/29_image_study.ipynb #29-023
@@ -152,27 +163,30 @@ def fig4b_study(
     scale:str='quick', # one of SIZES
     dataset:str='digits', # name of the data set
     permute:bool=False, # are inputs in a fixed random order?
+    first_seed:int=0, # of the seeds
     **how # `data_dir` and `device` of `image_sweep`
 ) -> Study: # of all methods
     "Accuracy against the number of images for all methods (paper, Figure 4b and Table 1), with and without shared weights."
-    size = SIZES[scale]
-    cells = image_cells(IMAGE_ARMS | SHARED_ARMS, dataset, scale, seed=range(size['seeds']), k=size['k'], permute=(permute,))
+    choice('scale', scale, SIZES)
+    cells = image_cells(IMAGE_ARMS | SHARED_ARMS, dataset, scale, seed=seeds_of(scale, first_seed), k=SIZES[scale]['k'], permute=(permute,))
     return image_sweep('images_permuted' if permute else 'images', cells, **how)
 
-def permuted_study(scale='quick', dataset='digits', **how): return fig4b_study(scale, dataset, permute=True, **how)  # inputs in random order
+def permuted_study(scale='quick', dataset='digits', **how): return fig4b_study(scale, dataset, permute=True, **how)    # as above, inputs in random order
 
 # %% ../nbs/29_image_study.ipynb #29-024
 def image_samples_study(
     scale:str='paper', # one of SIZES
     dataset:str='digits', # name of the data set
+    first_seed:int=0, # of the seeds
     **how # `data_dir` and `device` of `image_sweep`
 ) -> Study: # of four methods
     "Accuracy against n at k = 4, with one pass, and with as many as give the steps of the largest n."
+    choice('scale', scale, SIZES)
     size, arms = SIZES[scale], {name: IMAGE_ARMS[name] for name in ('monolithic', 'modular', 'ours', 'oracle')}
     cells = []
     for n in [size['n']//f for f in ((16, 8, 4, 2, 1) if scale != 'smoke' else (2, 1))]:
         for passes in sorted({1, size['n']//n}):
-            cells += image_cells(arms, dataset, scale, seed=range(min(3, size['seeds'])), k=(max(size['k'][:4]) if scale != 'quick' else 4,),
+            cells += image_cells(arms, dataset, scale, seed=seeds_of(scale, first_seed, 3), k=(4,),
                                  n=(n,), passes=(passes,), permute=(True,))
     return image_sweep('image_samples', cells, **how)
 
@@ -180,17 +194,19 @@ def image_samples_study(
 def image_controls_study(
     scale:str='paper', # one of SIZES
     dataset:str='digits', # name of the data set
+    first_seed:int=0, # of the seeds
     **how # `data_dir` and `device` of `image_sweep`
 ) -> Study: # of controls
     "Equal total compute, 5k modules aligned and not, and modules that write all labels."
-    size, D, cells = SIZES[scale], int(np.prod(SHAPES[dataset])), []
-    for k in [k for k in (2, 4, 8) if k in size['k'] and (scale == 'smoke' or k > 2)]:
+    choice('scale', scale, SIZES), choice('dataset', dataset, CLASSES)
+    D, cells = int(np.prod(SHAPES[dataset])), []
+    for k in (4, 8):
         mine = ComposeCell(**{k: v for k, v in image_cells(dict(ours=dict(method='ours', k=k)), dataset, scale)[0].items() if k not in ('arm', 'dataset', 'images', 'validate')})
         few = max(1, mine.b//5)
         arms = {f'{method}, equal compute': equal_compute(mine, method, D, len(CLASSES[dataset])) for method in ('monolithic', 'modular')}
         arms |= {f'{method}, K = 5k': dict(method=method, K=5*k, b=few) for method in ('modular', 'ours', 'oracle')}
         arms |= {f'{method}, all labels': dict(method=method, write='all') for method in ('ours', 'oracle')}
-        cells += image_cells(arms, dataset, scale, seed=range(min(3, size['seeds'])), k=(k,), permute=(True,))
+        cells += image_cells(arms, dataset, scale, seed=seeds_of(scale, first_seed, 3), k=(k,), permute=(True,))
     return image_sweep('image_controls', cells, **how)
 
 # %% ../nbs/29_image_study.ipynb #29-030
@@ -227,6 +243,13 @@ def oracle_gap(
     gaps = (wide[a] - wide[b]).dropna().groupby('k')
     return gaps.agg(gap='mean', se='sem', count='size').reset_index()
 
+# %% ../nbs/29_image_study.ipynb #29-0337
+def rate_means(
+    table:pd.DataFrame # of `rates_study`
+) -> pd.DataFrame: # rows arms, columns learning rates: mean accuracy on training images that were kept apart
+    "The search for learning rates; the largest of a row says which to use."
+    return table.pivot_table(index='arm', columns='lr', values='accuracy', sort=False)
+
 # %% ../nbs/29_image_study.ipynb #29-038
 def plot_image_samples(
     table:pd.DataFrame # of `image_samples_study`
@@ -259,5 +282,18 @@ def plot_controls(
         ax.errorbar(rows['mean'], rows.arm, xerr=2*rows.se.fillna(0), fmt='o', ms=4, capsize=2, color='C0')
         for arm, mean in zip(rows.arm, rows['mean']): ax.annotate(f'{spent[arm]/1e3:.3g}', (mean, arm), (0, 4), textcoords='offset points', fontsize=6, ha='center')
         ax.set(title=f'k = {k}', xlabel='accuracy per image (above: TFLOP spent)')
+    fig.tight_layout()
+    return fig
+
+# %% ../nbs/29_image_study.ipynb #29-040
+def plot_rates(
+    table:pd.DataFrame # of `rates_study`
+): # a matplotlib Figure
+    "Accuracy against the learning rate."
+    import matplotlib.pyplot as plt
+    fig, ax = plt.subplots(figsize=(5.6, 3.2))
+    draw_lines(ax, table, 'lr', 'accuracy')
+    ax.set(xscale='log', xlabel='learning rate', ylabel='accuracy, training images kept apart')
+    ax.legend(loc='center left', bbox_to_anchor=(1, .5), frameon=False)
     fig.tight_layout()
     return fig
