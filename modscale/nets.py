@@ -174,7 +174,6 @@ def take_inputs(
     m = x.shape[2]
     if largest > m: raise ValueError(f'support must have entries from 0 to m = {m}, got {largest}')
     if run and largest < m: return x.narrow(2, largest + 1 - len(index), len(index))
-    if x.device.type in ('cpu', 'cuda') and torch.is_autocast_enabled(x.device.type): x = x.to(torch.get_autocast_dtype(x.device.type))
     taken = x.flatten(0, 1).index_select(1, index.clamp(max=m - 1)).unflatten(0, x.shape[:2])
     return taken.index_fill(2, at, 0) if largest == m else taken
 
@@ -191,7 +190,8 @@ def check_indices(
     if index.ndim != 2 or len(index) != K or not index.shape[1] or size not in (None, index.shape[1]):
         raise ValueError(f'{name} must have shape (K, {size or "…"}) with K = {K}, got {tuple(index.shape)}')
     if index.dtype != torch.int64: raise ValueError(f'{name} must be int64, got {index.dtype}')
-    if index.min() < 0 or index.max() >= top: raise ValueError(f'{name} must have entries from 0 to {top - 1}, got {index.min()} to {index.max()}')
+    low, high = int(index.min()), int(index.max())
+    if low < 0 or high >= top: raise ValueError(f'{name} must have entries from 0 to {top - 1}, got {low} to {high}')
 
 # %% ../nbs/10_nets.ipynb #10-031
 class ModularNet(nn.Module):
@@ -210,7 +210,7 @@ class ModularNet(nn.Module):
         check(d=d)
         self.S, self.K, s, self.b = U.shape
         if share:
-            if support is None or self.K != 1: raise ValueError(f'share=True needs support and U (S, 1, s, b), got U of shape {tuple(U.shape)}')
+            if support is None or self.K != 1: raise ValueError(f'share=True needs support and U (S, 1, s, b), got U {tuple(U.shape)}')
             self.K = len(support)
         check_indices('support', support, self.K, s)
         check_indices('outputs', outputs, self.K, top=d)
@@ -239,7 +239,9 @@ class ModularNet(nn.Module):
             return (x @ flat).unflatten(2, (self.K, self.b)).transpose(1, 2)
         seen = take_inputs(x, self.support.flatten(), self.largest, self.at_largest, self.run).unflatten(2, self.support.shape)
         if self.share: return (seen.flatten(1, 2) @ self.U[:, 0]).unflatten(1, seen.shape[1:3]).transpose(1, 2)
-        return torch.einsum('zBks,zksb->zkBb', seen, self.U)
+        kind = x.device.type
+        if not torch.is_autocast_enabled(kind): return torch.einsum('zBks,zksb->zkBb', seen, self.U)
+        return seen.transpose(1, 2).to(torch.get_autocast_dtype(kind), memory_format=torch.contiguous_format) @ self.U
 
     def forward(self, x:torch.Tensor) -> torch.Tensor:
         z = self.project(x)
