@@ -449,6 +449,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'modscale.nets.network_seeds': ('nets.html#network_seeds', 'modscale/nets.py'),
                                'modscale.nets.outer_or_product': ('nets.html#outer_or_product', 'modscale/nets.py'),
                                'modscale.nets.random_projections': ('nets.html#random_projections', 'modscale/nets.py'),
+                               'modscale.nets.samples_last': ('nets.html#samples_last', 'modscale/nets.py'),
                                'modscale.nets.take_inputs': ('nets.html#take_inputs', 'modscale/nets.py'),
                                'modscale.nets.uniform_parameter': ('nets.html#uniform_parameter', 'modscale/nets.py')},
             'modscale.paper_figures': { 'modscale.paper_figures.fig1_table': ('paper_figures.html#fig1_table', 'modscale/paper_figures.py'),
