@@ -96,7 +96,7 @@ def find_modules(
     starts = 1 if cell.share else K
     U = torch.randn(starts, rows, cell.b, generator=torch.Generator().manual_seed(cell.seed)) / math.sqrt(rows)
     if cell.method == 'paper':
-        U, _, flops = paper_image_projections(task, U.to(device), cell.align_steps, cell.batch, n=cell.n)
+        U, _, flops = paper_image_projections(task, U.to(device), cell.align_steps, min(cell.batch, 128), n=cell.n)
     return Modules(U[None], support, outputs, flops, time.perf_counter() - start)
 
 # %% ../nbs/18_compose.ipynb #18-009

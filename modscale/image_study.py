@@ -25,7 +25,7 @@ from .symbols import choice
 
 # %% ../nbs/29_image_study.ipynb #29-005
 SIZES = dict(smoke=dict(k=(1, 4, 8), n=2560, seeds=2, batch=32, b=16, width=64, align_samples=2560, align_steps=5, test=500),
-             quick=dict(k=(1, 4, 8), n=40_960, seeds=3, test=4000, align_steps=100),
+             quick=dict(k=(1, 4, 8), n=40_960, seeds=3, batch=128, test=4000, align_steps=100),
              paper=dict(k=tuple(range(1, 9)), n=204_800, seeds=5))
 IMAGE_ARMS = {method: dict(method=method) for method in IMAGE_METHODS}
 SHARED_ARMS = {'ours, shared': dict(method='ours', share=True), 'oracle, shared': dict(method='oracle', share=True)}
@@ -87,13 +87,15 @@ def equal_compute(
     choice('method', method, ('monolithic', 'modular'))
     aligning = 2*min(cell.align_samples, cell.n)*cell.k*D*cell.k*n_classes/(cell.n*cell.passes)
     limit, name = sample_flops(cell, D, n_classes) + aligning, dict(monolithic='width', modular='b')[method]
-    fits = [size for size in range(1, 1025) if sample_flops(replace(cell, method=method, **{name: size}), D, n_classes) <= limit]
-    if not fits: raise ValueError(f'method={method!r} costs more than ours at any {name} when k={cell.k}, width={cell.width}')
-    return dict(method=method) | {name: fits[-1]}
+    for width in (cell.width >> halved for halved in range(cell.width.bit_length() - 1)):         # narrower only where that is not enough
+        other = replace(cell, method=method, width=width)
+        fits = [size for size in range(1, 1025) if sample_flops(replace(other, **{name: size}), D, n_classes) <= limit]
+        if fits: return dict(method=method, width=width) | {name: fits[-1]}
+    raise ValueError(f'method={method!r} costs more than ours at any size, got cell={cell}')
 
 # %% ../nbs/29_image_study.ipynb #29-019
-IMAGE_RATES = dict.fromkeys(IMAGE_METHODS, 1e-3) | {'ours, shared': 1e-3, 'oracle, shared': 1e-3}      # of the stored search, below
-RATES_TRIED = (3e-4, 1e-3, 3e-3)
+IMAGE_RATES = dict.fromkeys(IMAGE_METHODS, 2e-3) | {'ours, shared': 2e-3, 'oracle, shared': 2e-3}      # of the stored search, below
+RATES_TRIED = (5e-4, 1e-3, 2e-3, 4e-3)
 
 def image_cells(
     arms:dict[str, dict], # name to settings of `ComposeCell`
@@ -152,10 +154,10 @@ def rates_study(
     first_seed:int=0, # of the seeds of the studies; the search has others
     **how # `data_dir` and `device` of `image_sweep`
 ) -> Study: # of learning rates
-    "The search for learning rates: k = 4, a quarter of the samples, two seeds, validated on training images."
+    "The search for learning rates: k = 4, half the samples, two seeds, validated on training images."
     choice('scale', scale, SIZES)
     cells = image_cells(IMAGE_ARMS | SHARED_ARMS, dataset, scale, seed=[100 + seed for seed in seeds_of(scale, first_seed, 2)], k=(4,),
-                        n=(SIZES[scale]['n']//4,), lr=RATES_TRIED, validate=(True,), permute=(True,), test=(min(4000, SIZES[scale].get('test', 4000)),))
+                        n=(SIZES[scale]['n']//2,), lr=RATES_TRIED, validate=(True,), permute=(True,), test=(min(4000, SIZES[scale].get('test', 4000)),))
     return image_sweep('image_rates', cells, **how)
 
 # %% ../nbs/29_image_study.ipynb #29-023
