@@ -141,7 +141,7 @@ def parser() -> argparse.ArgumentParser: # of the whole command
     p.add_argument('--json', action='store_true', help='print JSON')
     p.set_defaults(run=run_claims)
     p = commands.add_parser('bench', help='time the library against named peers')
-    p.add_argument('name', metavar='NAME', help='which benchmark: fnp, train or align')
+    p.add_argument('name', metavar='NAME', help='which benchmark: fnp, train, modular or align')
     p.add_argument('--repeat', type=int, default=5, metavar='N',
                    help='interleaved repetitions, of which the median counts; tasks, where the rule meets its rivals (default: %(default)s)')
     p.add_argument('--json', action='store_true', help='print JSON')
