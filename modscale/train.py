@@ -118,7 +118,7 @@ def gradient_of(
 # %% ../nbs/11_train.ipynb #11-0146
 def adam(
     flat:nn.Parameter # vector with its gradient, from `flatten_parameters`
-) -> Callable: # learning rate to None: one step of Adam, in place; its `state` is a dict of `first`, `second` and `count`, which it changes in place
+) -> Callable: # learning rate to None: one step of Adam, in place; its `state` holds `first`, `second`, `count`, changed in place
     "Adam by the kernel of PyTorch's fused optimiser; by the optimiser itself where PyTorch has no such kernel."
     first, second = torch.zeros_like(flat), torch.zeros_like(flat)
     if not hasattr(torch, '_fused_adam_'):
@@ -179,8 +179,8 @@ class Run:
 
     def end(self) -> Fit:
         "Put the best weights back. Raises `FloatingPointError` when no validation loss was finite."
-        loss = self.stopping.loss
-        if self.stopping.validate and not loss.isfinite().all(): raise FloatingPointError(f'validation losses are never finite: {loss.tolist()}')
+        loss, validated = self.stopping.loss, self.stopping.validate is not None
+        if validated and not loss.isfinite().all(): raise FloatingPointError(f'validation losses are never finite: {loss.tolist()}')
         self.stopping.restore()
         return Fit(loss, self.stopping.step, time.perf_counter() - self.begun, self.steps)
 
@@ -220,7 +220,7 @@ def go_on(
 # %% ../nbs/11_train.ipynb #11-015
 def fit(
     net:nn.Module, # stack of `net.S` networks, trained in place
-    batches:Iterable[tuple[torch.Tensor, torch.Tensor]]|Callable, # gives (x, y) of shapes (S, B, m), (S, B, ...); or steps done to an iterator of the rest
+    batches:Iterable[tuple[torch.Tensor, torch.Tensor]]|Callable, # of (x, y), (S, B, m) and (S, B, ...); or steps done to the rest
     loss:Callable, # (pred, y) to losses of shape (S,), such as `mse`
     steps:int, # optimiser steps
     lr:float=3e-3, # Adam's learning rate at the start
@@ -249,7 +249,7 @@ def fit(
                 if look: run.look(step, losses)
                 run.step = step
                 if keep is not None and (step == steps or keep.due(step)): keep.save(run_state(run))
-                if step < steps: x, y = next(feed)                               # after saving: what it draws at random, a later run draws too
+                if step < steps: x, y = next(feed)          # after saving: a run that goes on draws it too
     return run.end()
 
 # %% ../nbs/11_train.ipynb #11-024
