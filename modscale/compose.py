@@ -122,8 +122,9 @@ def train_image_net(
 ) -> tuple[Fit, float]: # what training did, and its operations
     "Train a network on n samples, `cell.passes` times."
     device, steps = str(next(net.parameters()).device), cell.n*cell.passes//cell.batch
+    dtype = cell.precision if getattr(net, 'support', None) is None else 'float32'       # gathering is faster in float32
     def batches(step):
-        for x, y in batches_ahead(task, cell.batch, step, steps, n=cell.n, device=device, dtype=cell.precision): yield x[None], y[None]
+        for x, y in batches_ahead(task, cell.batch, step, steps, n=cell.n, device=device, dtype=dtype): yield x[None], y[None]
     x, y = next(batches(0))
     step = count_flops(lambda: cross_entropy(net(x.float()), y).sum().backward())
     done = fit(net, lambda at: share(batches(at)), cross_entropy, steps, cell.lr, precision=cell.precision, **how)

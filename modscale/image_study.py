@@ -134,7 +134,7 @@ def image_cost(
     "What a cell costs: operations, and samples to be made."
     own = ComposeCell(**{name: value for name, value in cell.items() if name not in ('arm', 'dataset', 'images', 'validate')})
     D = int(np.prod(SHAPES[cell['dataset']]))
-    flops = sample_flops(own, D, 10)*own.n*own.passes + (4*own.align_steps*own.batch*own.k*D*(own.K or own.k)*own.b if own.method == 'paper' else 0)
+    flops = sample_flops(own, D, 10)*own.n*own.passes + (4*own.align_steps*min(own.batch, 128)*own.k*D*(own.K or own.k)*own.b if own.method == 'paper' else 0)
     return 1 + flops/8e10 + own.n*own.passes*own.k*D*3e-9
 
 def image_sweep(
