@@ -187,11 +187,13 @@ def run_compose(
     cell:ComposeCell, # method and sizes
     data:ImageData, # the images
     device:str='cpu', # where to compute
+    ready:Callable=lambda net: None, # called with the network before training
     **how # `share`, `keep` and `sync` of `train_image_net`
 ) -> pd.DataFrame: # one row
     "Train one network on compositional images and test it in and out of distribution (18_compose)."
     task = ComposeTask(data, cell.k, cell.seed, cell.permute)
     net, found = build_image_net(cell, task, device)
+    ready(net)
     scores = score_modules(found, task)
     done, flops = train_image_net(cell, task, net, **how)
     cost = dict(align_gflop=found.flops/1e9 if found else 0., align_seconds=found.seconds if found else 0.,

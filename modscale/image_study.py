@@ -6,19 +6,23 @@
 __all__ = ['SIZES', 'IMAGE_ARMS', 'SHARED_ARMS', 'IMAGE_MODULES', 'IMAGE_RATES', 'RATES_TRIED', 'SCORES', 'images_of',
            'run_image_cells', 'validation_data', 'sample_flops', 'equal_compute', 'image_cells', 'seeds_of',
            'image_cost', 'image_sweep', 'rates_study', 'fig4b_study', 'permuted_study', 'image_samples_study',
-           'image_controls_study', 'compact_images', 'table1', 'oracle_gap', 'rate_means', 'plot_image_samples',
-           'plot_controls', 'plot_rates']
+           'image_controls_study', 'run_settings', 'train_images', 'compact_images', 'table1', 'oracle_gap',
+           'rate_means', 'plot_image_samples', 'plot_controls', 'plot_rates']
 
 # %% ../nbs/29_image_study.ipynb #29-003
 import json
 from dataclasses import asdict, replace
 from functools import lru_cache, partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from .checkpoint import Checkpoints
 from .compose import IMAGE_METHODS, ComposeCell, accuracy, draw_lines, run_compose
+from .distributed import FirstKeeps, process_group, share_of_batches, start_together
 from .images import CLASSES, SHAPES, ImageData, load_images
+from .results import environment, write_whole
 from .sine import summarise
 from .sweep_store import Study, peak_memory
 from .symbols import choice
@@ -210,6 +214,34 @@ def image_controls_study(
         arms |= {f'{method}, all labels': dict(method=method, write='all') for method in ('ours', 'oracle')}
         cells += image_cells(arms, dataset, scale, seed=seeds_of(scale, first_seed, 3), k=(k,), permute=(True,))
     return image_sweep('image_controls', cells, **how)
+
+# %% ../nbs/29_image_study.ipynb #29-0252
+def run_settings(
+    cell:ComposeCell, # method and sizes
+    data:ImageData, # the images
+) -> dict: # ready for JSON
+    "What tells a run from others."
+    return asdict(cell) | dict(dataset=data.name, source=data.source)
+
+def train_images(
+    cell:ComposeCell, # method and sizes
+    data:ImageData, # the images
+    out:str|Path, # folder for checkpoints and result.json
+    minutes:float=3., # between checkpoints
+    backend:str='auto', # of `process_group`: 'gloo' computes on the CPU, 'nccl' on CUDA
+) -> pd.DataFrame|None: # the row of `run_compose`; None in all processes but the first
+    """Train one network, kept every few minutes and gone on with where it was killed; by all processes of `torchrun` together.
+
+    Raises `ValueError` for a batch that they cannot share, or a folder that holds a run with other settings."""
+    settings = run_settings(cell, data)
+    with process_group(backend) as group:
+        keep = FirstKeeps(Checkpoints(Path(out)/'checkpoints', minutes, settings), group)
+        row = run_compose(cell, data, str(group.device), lambda net: start_together(net, group), share=lambda batches: share_of_batches(batches, group),
+                          keep=keep, sync=group.sync)
+        if group.rank: return None
+        made = settings | row.iloc[0].to_dict() | dict(processes=group.world, device=str(group.device), peak_memory_gib=peak_memory(), environment=environment())
+        write_whole(Path(out)/'result.json', json.dumps(made, indent=1, default=float) + '\n')
+        return row
 
 # %% ../nbs/29_image_study.ipynb #29-030
 SCORES = ('accuracy', 'unseen', 'noise_0.25', 'noise_0.5', 'noise_1')
