@@ -356,6 +356,7 @@ def sample_chunk(
     task.recent[split] = chunk, drawn
     return drawn
 
+# %% ../nbs/16_images.ipynb #16-0321
 def sample_indices(
     task:'ComposeTask', # the task
     start:int, # number of the first sample
@@ -512,9 +513,9 @@ def batches_ahead(
     stop, n = stop if stop is None else whole('stop', stop, start).item(), n if n is None else whole('n', n).item()
     choice('split', split, task.splits)
     def make(b):
-        at, left, parts = b * batch % (n or (b + 1) * batch), batch, []
+        at, left, parts = b * batch % n if n else b * batch, batch, []
         while left:
-            size = min(left, (n or at + left) - at)
+            size = min(left, n - at) if n else left
             parts.append(sample_batch(task, at, size, split, device=device, **how))
             at, left = 0, left - size
         if len(parts) == 1: return parts[0]
