@@ -20,6 +20,7 @@ import torch
 
 from .image_align import input_weights, paper_image_projections, purity, relevance, supports
 from .images import NOISE_LEVELS, ComposeTask, ImageData, batches_ahead
+from .matching import match_inputs
 from .nets import ModularNet, MonolithicNet, count_parameters
 from .sine import COLOURS, count_flops, summarise
 from .symbols import choice, whole
@@ -42,17 +43,18 @@ class ComposeCell:
     write:str='own' # what a module of ours and the oracle writes: 'own' labels or 'all'
     b:int=64 # projections of a module
     width:int=256 # units of a hidden layer
-    batch:int=128 # samples of a training step
-    lr:float=1e-3 # Adam's learning rate at the start
+    batch:int=256 # samples of a training step
+    lr:float=2e-3 # Adam's learning rate at the start
     align_samples:int=10_000 # of the n samples, how many our rule looks at
-    align_steps:int=500 # of the paper's rule
+    match_samples:int=5000 # of the n samples, how many are looked at to match inputs for shared weights
+    align_steps:int=250 # of the paper's rule
     test:int=10_000 # samples of each test
     precision:str='float32' # of the networks' products: 'float32' or 'bfloat16'
 
     def __post_init__(self):
         choice('method', self.method, IMAGE_METHODS), choice('write', self.write, ('own', 'all'))
         for name in ('k', 'n', 'passes', 'b', 'width', 'batch', 'align_steps', 'test'): whole(name, getattr(self, name))
-        whole('align_samples', self.align_samples, 2)
+        for name in ('align_samples', 'match_samples'): whole(name, getattr(self, name), 2)
         if self.n < self.batch: raise ValueError(f'n must be at least one batch of {self.batch}, got n={self.n}')
         own = self.method in ('ours', 'oracle')
         if self.share and not own: raise ValueError(f'share must be False for {self.method}: its modules see different things, got share={self.share!r}')
@@ -74,10 +76,13 @@ def find_supports(
     task:ComposeTask, # gives samples to ours, blocks to the oracle
     device:str='cpu', # where to compute
 ) -> tuple[torch.Tensor, float]: # int64 (k, s), padded with m, and the operations spent
-    "The inputs of each label group: found by relevance from training samples, or given."
+    "The inputs of each label group, and for shared weights which input of one is which of another: found from training samples, or given."
     if cell.method == 'oracle': return torch.as_tensor(np.stack([task.block(j) for j in range(task.k)])), 0.
     R, flops = relevance(task, min(cell.align_samples, cell.n), device=device)
-    return supports(R.cpu(), task.n_classes), flops
+    support = supports(R.cpu(), task.n_classes)
+    if not cell.share or task.k == 1: return support, flops
+    support, cost = match_inputs(task, support, min(cell.match_samples, cell.n), device=device)
+    return support, flops + cost['flops']
 
 # %% ../nbs/18_compose.ipynb #18-008
 def find_modules(

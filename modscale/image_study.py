@@ -33,7 +33,7 @@ SIZES = dict(smoke=dict(k=(1, 4, 8), n=2560, seeds=2, batch=32, b=16, width=64, 
              paper=dict(k=tuple(range(1, 9)), n=204_800, seeds=5))
 IMAGE_ARMS = {method: dict(method=method) for method in IMAGE_METHODS}
 SHARED_ARMS = {'ours, shared': dict(method='ours', share=True), 'oracle, shared': dict(method='oracle', share=True)}
-IMAGE_MODULES = ('symbols', 'images', 'nets', 'train', 'kernel', 'islands', 'image_align', 'compose')
+IMAGE_MODULES = ('symbols', 'images', 'nets', 'train', 'kernel', 'islands', 'image_align', 'matching', 'compose')
 
 # %% ../nbs/29_image_study.ipynb #29-007
 @lru_cache(1)
@@ -98,8 +98,8 @@ def equal_compute(
     raise ValueError(f'method={method!r} costs more than ours at any size, got cell={cell}')
 
 # %% ../nbs/29_image_study.ipynb #29-019
-IMAGE_RATES = dict.fromkeys(IMAGE_METHODS, 2e-3) | {'ours, shared': 2e-3, 'oracle, shared': 2e-3}      # of the stored search, below
-RATES_TRIED = (5e-4, 1e-3, 2e-3, 4e-3)
+IMAGE_RATES = dict(monolithic=5e-4, modular=5e-4, paper=1e-3, ours=2e-3, oracle=2e-3) | {'ours, shared': 2e-3, 'oracle, shared': 2e-3}   # of the stored search, below
+RATES_TRIED = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3)
 
 def image_cells(
     arms:dict[str, dict], # name to settings of `ComposeCell`
@@ -160,7 +160,8 @@ def rates_study(
 ) -> Study: # of learning rates
     "The search for learning rates: k = 4, half the samples, two seeds, validated on training images."
     choice('scale', scale, SIZES)
-    cells = image_cells(IMAGE_ARMS | SHARED_ARMS, dataset, scale, seed=[100 + seed for seed in seeds_of(scale, first_seed, 2)], k=(4,),
+    arms = IMAGE_ARMS | {'oracle, shared': SHARED_ARMS['oracle, shared']}                  # which ours with shared weights takes over
+    cells = image_cells(arms, dataset, scale, seed=[100 + seed for seed in seeds_of(scale, first_seed, 2)], k=(4,),
                         n=(SIZES[scale]['n']//2,), lr=RATES_TRIED, validate=(True,), permute=(True,), test=(min(4000, SIZES[scale].get('test', 4000)),))
     return image_sweep('image_rates', cells, **how)
 
