@@ -30,7 +30,7 @@ def class_signatures(
 ) -> tuple[torch.Tensor, torch.Tensor, float]: # class means (K, q, s), covariances (K, s, s), and the operations spent
     "Class means and covariance of each module's inputs (17_matching, step 1). Raises `ValueError` for bad sizes."
     q, total, (K, s) = task.n_classes, whole('n', n, 2).item(), support.shape
-    if K != task.k: raise ValueError(f'support must have a row for each of the {task.k} images, got support of shape {tuple(support.shape)}')
+    if K != task.k: raise ValueError(f'support must have a row for each of the {task.k} images, got shape {tuple(support.shape)}')
     zeros = lambda *shape: torch.zeros(K, *shape, dtype=torch.float64, device=device)
     cov, sums, count, support = zeros(s, s).float(), zeros(q, s), zeros(q, 1), support.to(device)
     for at in range(0, total, chunk):
@@ -145,7 +145,7 @@ def search(
     best = least([attempt(first_map(a, b, n, r0)) for r0 in sorted({min(r0, r) for r0 in starts})])
     for _ in range(rounds):
         maps = [rotation(W_all[:, :r0].T @ V[best[1], :r0]) for r0 in (4, 5, 6) if r0 <= r]
-        turned = [Q*torch.ones(len(Q), device=Q.device).index_fill(0, torch.tensor(l, device=Q.device), -1) for Q in maps for l in range(1, len(Q))]
+        turned = [Q*(1 - 2*(torch.arange(len(Q), device=Q.device) == l)) for Q in maps for l in range(1, len(Q))]
         new = least([best, *map(attempt, turned)])
         if new[0] > best[0] - 1: break
         best = new
@@ -173,7 +173,7 @@ def match_inputs(
     n:int=5000, # training samples to look at
     r:int=256, # eigenvectors of a module
     device:str='cpu', # where to compute
-) -> tuple[torch.Tensor, dict]: # support int64 (K, s), column i the same place in every image, m where a module lacks it; what it cost
+) -> tuple[torch.Tensor, dict]: # support int64 (K, s), a column for each place, m where a module lacks it; its cost
     """The support with corresponding inputs in the same column. The module with most inputs is the reference and keeps its order.
 
     The dict holds `flops` (of matrix products), `seconds`, the number `ref` of the reference and the `misfit` (K,) of each module.
@@ -210,7 +210,8 @@ def match_quality(
         both = (here >= 0) & (place[ref] >= 0)
         t, u = here[both], place[ref][both]
         away = np.hypot(t//(W*C) - u//(W*C), t//C % W - u//C % W)
-        rows.append(dict(module=j, matched=both.sum(), exact=(t == u).mean(), distance=away.mean(), channel=((away == 0) & (t != u)).mean()))
+        rows.append(dict(module=j, matched=both.sum(), exact=(t == u).mean(), distance=away.mean(),
+                         channel=((away == 0) & (t != u)).mean()))
     return pd.DataFrame(rows)
 
 # %% ../nbs/17_matching_draft.ipynb #17m-035
