@@ -222,7 +222,8 @@ def plain_modules(
     "A modular network written with torch.nn alone, modules in a Python loop: a peer."
     from torch import nn
     def module():
-        return nn.Sequential(nn.Linear(s, b, bias=False), nn.Linear(b, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, d))
+        hidden = nn.Linear(b, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()
+        return nn.Sequential(nn.Linear(s, b, bias=False), *hidden, nn.Linear(width, d))
     class PlainModules(nn.Module):
         def __init__(self): super().__init__(); self.parts = nn.ModuleList(module() for _ in range(K))
         def forward(self, x): return sum(f(own) for f, own in zip(self.parts, x.chunk(K, 1) if split else [x]*K)) / K**.5
@@ -313,7 +314,7 @@ def bench(
 ) -> pd.DataFrame: # a row a race or a rival
     """Time the library against named peers; columns work, ours_seconds, peer, peer_seconds, ratio (peer over ours).
 
-    Where operations are counted, also those of `run_race`; 'align' has those of `rival_rows`, too. Raises `ValueError` for unknown names."""
+    Where operations are counted, also those of `run_race`; 'align' also has those of `rival_rows`. Raises `ValueError` for unknown names."""
     choice('name', name, RACES), whole('repeat', repeat)
     table = pd.DataFrame([run_race(race, repeat) for race in RACES[name]()])
     return pd.concat([table, rival_rows(repeat)], ignore_index=True) if name == 'align' else table

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ARCHITECTURES', 'network_seeds', 'uniform_parameter', 'MLPs', 'outer_or_product', 'Backprop', 'samples_last',
            'flatten_parameters', 'count_parameters', 'MonolithicNet', 'random_projections', 'take_inputs',
-           'check_indices', 'ModularNet', 'modular_gradient']
+           'check_indices', 'check_modules', 'look_up', 'project_inputs', 'ModularNet', 'modular_gradient']
 
 # %% ../nbs/10_nets.ipynb #10-003
 import math
@@ -200,6 +200,56 @@ def check_indices(
     low, high = int(index.min()), int(index.max())
     if low < 0 or high >= top: raise ValueError(f'{name} must have entries from 0 to {top - 1}, got {low} to {high}')
 
+# %% ../nbs/10_nets.ipynb #10-0305
+def check_modules(
+    U:torch.Tensor, # as of `ModularNet`, which see
+    d:int, # outputs
+    support:torch.Tensor|None, # inputs of each module
+    outputs:torch.Tensor|None, # outputs of each module
+    share:bool, # one network for all modules?
+) -> int: # modules K
+    "Raises `ValueError` for arguments of `ModularNet` that do not fit each other, by name."
+    check(d=d)
+    K, s = U.shape[1:3]
+    if share:
+        if support is None or K != 1: raise ValueError(f'share=True needs support and U (S, 1, s, b), got U {tuple(U.shape)}')
+        K = len(support)
+    check_indices('support', support, K, s)
+    check_indices('outputs', outputs, K, top=d)
+    if outputs is not None and not outputs.sort(1).values.diff(dim=1).all():
+        raise ValueError(f'outputs must not name an output twice in a row, got {outputs.tolist()}')
+    return K
+
+# %% ../nbs/10_nets.ipynb #10-0306
+def look_up(
+    net:nn.Module, # a `ModularNet`
+    *_, # what PyTorch tells a hook that runs after a state was loaded
+):
+    "Find once what the forward pass needs to know of `support` and `outputs`."
+    if net.support is not None:
+        flat = net.support.flatten()
+        net.largest, net.run = int(flat.max()), bool((flat.diff() == 1).all())
+        net.register_buffer('at_largest', (flat == net.largest).nonzero().flatten(), persistent=False)
+    if net.outputs is not None:
+        writers = torch.bincount(net.outputs.flatten(), minlength=net.d)
+        net.register_buffer('scale', writers.clamp(min=1).to(net.U.dtype).rsqrt(), persistent=False)
+
+# %% ../nbs/10_nets.ipynb #10-0307
+def project_inputs(
+    net:nn.Module, # a `ModularNet`
+    x:torch.Tensor, # inputs, shape (S, B, m)
+) -> torch.Tensor: # the modules' inputs Û_jᵀx, shape (S, K, B, b)
+    "One batched product for all modules of a stack."
+    if net.support is None:
+        if net.apart: return x[:, None] @ net.U
+        flat = net.U.transpose(1, 2).flatten(2)                           # (S, m, K b)
+        return (x @ flat).unflatten(2, (net.K, net.b)).transpose(1, 2)
+    seen = take_inputs(x, net.support.flatten(), net.largest, net.at_largest, net.run).unflatten(2, net.support.shape)
+    if net.share: return (seen.flatten(1, 2) @ net.U[:, 0]).unflatten(1, seen.shape[1:3]).transpose(1, 2)
+    kind = x.device.type
+    if not torch.is_autocast_enabled(kind): return torch.einsum('zBks,zksb->zkBb', seen, net.U)
+    return seen.transpose(1, 2).to(torch.get_autocast_dtype(kind), memory_format=torch.contiguous_format) @ net.U
+
 # %% ../nbs/10_nets.ipynb #10-031
 class ModularNet(nn.Module):
     "S independent modular networks: x (S, B, m) to K^(-1/2) · sum over the K modules that write an output, (S, B, d)."
@@ -215,42 +265,15 @@ class ModularNet(nn.Module):
         apart:bool=False, # without `support`: project with a matrix for each module instead of one of all columns; rounds otherwise
     ):
         super().__init__()
-        check(d=d)
-        self.S, self.K, s, self.b = U.shape
-        if share:
-            if support is None or self.K != 1: raise ValueError(f'share=True needs support and U (S, 1, s, b), got U {tuple(U.shape)}')
-            self.K = len(support)
-        check_indices('support', support, self.K, s)
-        check_indices('outputs', outputs, self.K, top=d)
-        if outputs is not None and not outputs.sort(1).values.diff(dim=1).all():
-            raise ValueError(f'outputs must not name an output twice in a row, got {outputs.tolist()}')
-        self.U, self.d, self.share, self.apart = nn.Parameter(U.detach().clone().float()), d, share, apart
+        self.K = check_modules(U, d, support, outputs, share)
+        self.S, self.b, self.d, self.share, self.apart = U.shape[0], U.shape[3], d, share, apart
+        self.U = nn.Parameter(U.detach().clone().float())
         for name, value in dict(support=support, outputs=outputs).items(): self.register_buffer(name, value)
         self.body = MLPs(self.S*U.shape[1], self.b, d if outputs is None else outputs.shape[1], width, depth, network_seeds(seed, self.S))
-        self.plan()
-        self.register_load_state_dict_post_hook(ModularNet.plan)
+        self.register_load_state_dict_post_hook(look_up)
+        look_up(self)
 
-    def plan(self, *_):
-        "Look up once what the forward pass needs to know of `support` and `outputs`."
-        if self.support is not None:
-            flat = self.support.flatten()
-            self.largest, self.run = int(flat.max()), bool((flat.diff() == 1).all())
-            self.register_buffer('at_largest', (flat == self.largest).nonzero().flatten(), persistent=False)
-        if self.outputs is not None:
-            writers = torch.bincount(self.outputs.flatten(), minlength=self.d)
-            self.register_buffer('scale', writers.clamp(min=1).to(self.U.dtype).rsqrt(), persistent=False)
-
-    def project(self, x:torch.Tensor) -> torch.Tensor:
-        "The modules' inputs Û_jᵀx, shape (S, K, B, b)."
-        if self.support is None:
-            if self.apart: return x[:, None] @ self.U
-            flat = self.U.transpose(1, 2).flatten(2)                      # (S, m, K b)
-            return (x @ flat).unflatten(2, (self.K, self.b)).transpose(1, 2)
-        seen = take_inputs(x, self.support.flatten(), self.largest, self.at_largest, self.run).unflatten(2, self.support.shape)
-        if self.share: return (seen.flatten(1, 2) @ self.U[:, 0]).unflatten(1, seen.shape[1:3]).transpose(1, 2)
-        kind = x.device.type
-        if not torch.is_autocast_enabled(kind): return torch.einsum('zBks,zksb->zkBb', seen, self.U)
-        return seen.transpose(1, 2).to(torch.get_autocast_dtype(kind), memory_format=torch.contiguous_format) @ self.U
+    def project(self, x:torch.Tensor) -> torch.Tensor: return project_inputs(self, x)
 
     def forward(self, x:torch.Tensor) -> torch.Tensor:
         z = self.project(x)
