@@ -315,7 +315,7 @@ def run_cells(
     cells:list[SineCell], # of any kinds
     device:str='cpu', # where to compute
 ) -> pd.DataFrame: # one row a cell, in their order: its settings and its results
-    "Run cells in stacks as large as they allow; for many cells use a sweep ([24_sweep](24_sweep.ipynb))."
+    "Run cells in stacks as large as they allow; for many cells use a sweep ([25_sweep](25_sweep.ipynb))."
     stacks, rows = {}, {}
     for i, c in enumerate(cells): stacks.setdefault(stack_kind(c), []).append(i)
     for members in stacks.values():
