@@ -46,7 +46,7 @@ def write_whole(
     return path
 
 # %% ../nbs/20_results.ipynb #20-011
-PRESENTATION = {'reproduce', 'cli', 'docs', 'bench', 'claims', 'sweep', 'sweep_store', 'sine_study', 'samples_needed', 'figure2', 'rivals', '_modidx', '__init__'}
+PRESENTATION = {'checkpoint', 'distributed', 'image_study', 'reproduce', 'cli', 'docs', 'bench', 'claims', 'sweep', 'sweep_store', 'sine_study', 'samples_needed', 'figure2', 'rivals', '_modidx', '__init__'}
 
 @cache
 def code_hash(
