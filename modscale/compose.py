@@ -23,7 +23,7 @@ from .images import NOISE_LEVELS, ComposeTask, ImageData, batches_ahead
 from .matching import match_inputs
 from .nets import ModularNet, MonolithicNet, count_parameters
 from .sine import COLOURS, count_flops, summarise
-from .symbols import choice, whole
+from .symbols import choice, real_above, whole
 from .train import Fit, cross_entropy, fit
 
 # %% ../nbs/19_compose.ipynb #19-005
@@ -52,9 +52,10 @@ class ComposeCell:
     precision:str='float32' # of the networks' products: 'float32' or 'bfloat16'
 
     def __post_init__(self):
-        choice('method', self.method, IMAGE_METHODS), choice('write', self.write, ('own', 'all'))
+        choice('method', self.method, IMAGE_METHODS), choice('write', self.write, ('own', 'all')), choice('precision', self.precision, ('float32', 'bfloat16'))
         for name in ('k', 'n', 'passes', 'b', 'width', 'batch', 'align_steps', 'test'): whole(name, getattr(self, name))
         for name in ('align_samples', 'match_samples'): whole(name, getattr(self, name), 2)
+        real_above('lr', self.lr, 0)
         if self.n < self.batch: raise ValueError(f'n must be at least one batch of {self.batch}, got n={self.n}')
         own = self.method in ('ours', 'oracle')
         if self.share and not own: raise ValueError(f'share must be False for {self.method}: its modules see different things, got share={self.share!r}')

@@ -7,6 +7,7 @@ __all__ = ['average', 'Group', 'share_of_batches', 'told_by_torchrun', 'process_
            'FirstKeeps']
 
 # %% ../nbs/22_distributed.ipynb #22-003
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -93,9 +94,15 @@ def start_together(
     net:nn.Module, # on `group.device`; changed in place
     group:Group, # of processes, each with a network of the same shape
 ):
-    "Give every process the parameters and buffers of process 0."
+    "Give every process the parameters of process 0. Raises `ValueError` when a process has a network of another kind, or other buffers."
     if group.world == 1: return
-    for t in [*net.parameters(), *net.buffers()]: dist.broadcast(t.data, 0)
+    def kind():
+        buffers = {name: hashlib.sha256(b.cpu().numpy().tobytes()).hexdigest() for name, b in net.named_buffers()}
+        return {name: list(p.shape) for name, p in net.named_parameters()} | buffers
+    first, own = ask_first(kind, group), kind()
+    other = [name for name in first | own if first.get(name) != own.get(name)]
+    if other: raise ValueError(f'net must be the same in every process, got another {other[0]} in process {group.rank} than in process 0')
+    for p in net.parameters(): dist.broadcast(p.data, 0)
 
 # %% ../nbs/22_distributed.ipynb #22-016
 def ask_first(

@@ -285,6 +285,7 @@ class ModularNet(nn.Module):
 
     def mse_gradient(self, B:int) -> Callable:
         "As `MonolithicNet.mse_gradient`, the projections included; for networks without `support` and `outputs`."
+        if self.support is not None or self.outputs is not None: raise ValueError('mse_gradient is for networks without support and outputs')
         return modular_gradient(self, B)
 
 # %% ../nbs/10_nets.ipynb #10-0315

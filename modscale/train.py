@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['mse', 'cross_entropy', 'minibatches', 'EarlyStopping', 'Fit', 'gradient_of', 'adam', 'enough_threads', 'InBfloat16',
-           'Run', 'live_tensors', 'run_state', 'go_on', 'fit', 'pick_device']
+           'Run', 'live_tensors', 'run_state', 'go_on', 'next_batch', 'fit', 'pick_device']
 
 # %% ../nbs/11_train.ipynb #11-003
 import math
+import re
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,7 +98,7 @@ class Fit:
     "What a training run did."
     validation:torch.Tensor # best validation loss of each network, shape (S,); infinite without validation
     best_step:torch.Tensor # the step at which it was reached, int64, shape (S,)
-    seconds:float # wall time of the loop, in all processes that took part one after the other
+    seconds:float # wall time of the loop, summed over the parts of a run that was gone on with
     steps:int # optimiser steps
 
 # %% ../nbs/11_train.ipynb #11-0145
@@ -197,6 +199,7 @@ def run_state(
 ) -> dict: # numbers `step`, `steps`, `seconds`, and tensors on the CPU
     "A copy of all that a run needs to go on (11_train, step 6)."
     made = live_tensors(run) | dict(best_loss=run.stopping.loss, best_step=run.stopping.step, rng=torch.get_rng_state())
+    made |= {f'buffer {name}': b for name, b in run.stopping.net.named_buffers()}
     if run.flat.is_cuda: made['rng_cuda'] = torch.cuda.get_rng_state(run.flat.device)
     tensors = {k: t.to('cpu', copy=True) for k, t in made.items()}
     return dict(step=run.step, steps=run.steps, seconds=time.perf_counter() - run.begun, **tensors)
@@ -209,13 +212,25 @@ def go_on(
     "Put a run where `state` was. Raises `ValueError` when that is one of another network, validation or number of steps."
     if state['steps'] != run.steps: raise ValueError(f'keep holds a run of {state["steps"]} steps, got steps={run.steps}')
     live, others = live_tensors(run), {'step', 'steps', 'seconds', 'best_loss', 'best_step', 'rng', 'rng_cuda'}
-    kept, asked = {k: tuple(t.shape) for k, t in state.items() if k not in others}, {k: tuple(t.shape) for k, t in live.items()}
+    buffers = {f'buffer {name}': b for name, b in run.stopping.net.named_buffers()}
+    kept, asked = {k: tuple(t.shape) for k, t in state.items() if k not in others}, {k: tuple(t.shape) for k, t in (live | buffers).items()}
     if kept != asked: raise ValueError(f'keep holds a run of other tensors: {kept}, the run asked for has {asked}')
+    for name, b in buffers.items():
+        if not torch.equal(b.cpu(), state[name]): raise ValueError(f'keep holds a run of a network with another {name}')
     for name, t in live.items(): t.copy_(state[name])
     run.stopping.loss, run.stopping.step = state['best_loss'], state['best_step']
     torch.set_rng_state(state['rng'])
     if run.flat.is_cuda and 'rng_cuda' in state: torch.cuda.set_rng_state(state['rng_cuda'], run.flat.device)
     run.step, run.begun = state['step'], run.begun - state['seconds']
+
+# %% ../nbs/11_train.ipynb #11-01489
+def next_batch(
+    feed:Iterator, # of batches
+    step:int, # steps done
+) -> tuple[torch.Tensor, torch.Tensor]: # x and y
+    "The next batch. Raises `ValueError` when there is none."
+    try: return next(feed)
+    except StopIteration: raise ValueError(f'batches ended after {step} of the steps asked for') from None
 
 # %% ../nbs/11_train.ipynb #11-015
 def fit(
@@ -235,10 +250,13 @@ def fit(
     Raises `ValueError` for sizes out of range or a kept run of another kind, `FloatingPointError` when a loss is not finite."""
     whole('steps', steps), whole('every', every), real_above('lr', lr, 0), choice('precision', precision, ('float32', 'bfloat16'))
     run, kept = Run(net, steps, validate, sync), keep.load() if keep is not None else None
-    if kept is not None: go_on(run, kept)
+    feed = None if callable(batches) else iter(batches)
+    if kept is not None:
+        if feed: deque(islice(feed, min(kept['step'], steps - 1)), maxlen=0)       # before the random state is that of then
+        go_on(run, kept)
     if run.step < steps:
-        feed = iter(batches(run.step) if callable(batches) else islice(batches, run.step, None))
-        x, y = next(feed)
+        feed = feed or iter(batches(run.step))
+        x, y = next_batch(feed, run.step)
         gradient = gradient_of(net if precision == 'float32' else InBfloat16(net), loss, x.shape[1])
         with enough_threads(net, x.shape[1]):
             for step in range(run.step + 1, steps + 1):
@@ -249,7 +267,7 @@ def fit(
                 if look: run.look(step, losses)
                 run.step = step
                 if keep is not None and (step == steps or keep.due(step)): keep.save(run_state(run))
-                if step < steps: x, y = next(feed)          # after saving: a run that goes on draws it too
+                if step < steps: x, y = next_batch(feed, step)          # after saving: a run that goes on draws it too
     return run.end()
 
 # %% ../nbs/11_train.ipynb #11-024
@@ -258,6 +276,8 @@ def pick_device(
 ) -> torch.device: # the device to use
     "The device by name; 'auto' takes CUDA when there is one. Raises `ValueError` when it is unknown or not there."
     if device == 'auto': device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    if device != 'cpu' and not device.startswith('cuda'): raise ValueError(f'device must be auto, cpu or cuda, got device={device!r}')
+    if not re.fullmatch(r'cpu|cuda(:\d+)?', device): raise ValueError(f'device must be auto, cpu, cuda or cuda:N, got device={device!r}')
     if device != 'cpu' and not torch.cuda.is_available(): raise ValueError(f'device={device!r} asked for, but this PyTorch sees no CUDA device')
-    return torch.device(device)
+    if (at := torch.device(device)).index is not None and at.index >= torch.cuda.device_count():
+        raise ValueError(f'device must be one of {torch.cuda.device_count()} CUDA devices, got device={device!r}')
+    return at

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from modscale import image_study
 from modscale.compose import ComposeCell, run_compose
-from modscale.image_study import fig4b_study, image_controls_study, image_samples_study, rates_study, train_images
+from modscale.image_study import fig4b_study, image_controls_study, image_samples_study, permuted_study, rates_study, train_images
 from modscale.images import load_images
 
 root = Path(__file__).resolve().parents[1]
-small = '--k 3 --samples 8192 --batch 32 --b 8 --width 32 --test 400 --permute --minutes 0'.split()
+small = '--k 3 --samples 4096 --batch 32 --b 8 --width 32 --test 400 --permute --minutes 0'.split()
 plain = {k: v for k, v in os.environ.items() if k not in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')}
 plain |= dict(PYTHONPATH=str(root), OMP_NUM_THREADS='1')
 
@@ -37,7 +37,7 @@ def test_a_killed_run_ends_with_the_numbers_of_an_undisturbed_one(undisturbed, t
     kept, chance, kills = tmp_path/'run'/'checkpoints', random.Random(0), []
     for _ in range(2):
         p = subprocess.Popen(command('ours', *small, '--out', 'run'), cwd=tmp_path, env=plain, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        goal = step_of(kept) + chance.randint(10, 60)
+        goal = step_of(kept) + chance.randint(5, 40)
         while p.poll() is None and step_of(kept) < goal: time.sleep(.005)
         p.kill()
         assert p.wait() == -signal.SIGKILL and not (tmp_path/'run'/'result.json').exists()
@@ -46,7 +46,7 @@ def test_a_killed_run_ends_with_the_numbers_of_an_undisturbed_one(undisturbed, t
     newest.write_bytes(newest.read_bytes()[:-1000])                                 # and the disk loses the end of a file
     done = train('ours', *small, '--out', 'run', cwd=tmp_path)
     assert done.returncode == 0 and newest.name in done.stderr, done.stderr
-    assert 0 < kills[0] < kills[1] < 256 and numbers(tmp_path/'run') == undisturbed
+    assert 0 < kills[0] < kills[1] < 128 and numbers(tmp_path/'run') == undisturbed
 
 def test_two_processes_have_the_result_of_one(undisturbed, tmp_path):
     done = train('ours', *small, '--out', 'run', cwd=tmp_path, processes=2)
@@ -55,7 +55,7 @@ def test_two_processes_have_the_result_of_one(undisturbed, tmp_path):
     assert json.loads((tmp_path/'run'/'result.json').read_text())['processes'] == 2
     for name in ('accuracy', 'unseen', 'noise_0.5'): assert abs(both[name] - undisturbed[name]) <= .005, name       # sums are rounded in another order
     assert both['purity'] == undisturbed['purity'] and both['p'] == undisturbed['p']
-    done = train('ours', *small[:-4], '--batch', 33, '--out', 'odd', cwd=tmp_path, processes=2)
+    done = train('ours', *small, '--batch', 33, '--out', 'odd', cwd=tmp_path, processes=2)
     assert done.returncode and 'batch must be divisible by the number of processes' in done.stderr
 
 def test_the_same_command_on_fashion_mnist(tmp_path):
@@ -99,11 +99,11 @@ def test_a_folder_holds_one_run(tmp_path):
 
 def test_every_method_meets_the_same_samples_steps_and_widths():
     "Cells of one k and seed differ in what modules see and write, and in the searched rate; not in data, steps, batch or width."
-    for study in (fig4b_study('paper', 'cifar10'), fig4b_study('paper', 'cifar10', permute=True)):
+    for study in (fig4b_study('paper', 'cifar10'), permuted_study('paper', 'cifar10')):
         table = pd.DataFrame(study.cells)
         same = table.drop(columns=['arm', 'method', 'share', 'lr'])
-        assert (same.groupby(['k', 'seed']).nunique(dropna=False) == 1).all().all()
-        assert set(table.groupby('arm').size()) == {8*5} and table.n.min() >= 200_000 and table.arm.nunique() == 7
+        assert (same.groupby(['k', 'seed']).nunique(dropna=False) == 1).all().all() and table.n.min() >= 200_000 and table.arm.nunique() >= 5
+        assert set(table[table.method.isin(['ours', 'oracle'])].groupby('arm').size()) == {8*5}
     rates = pd.DataFrame(rates_study('paper', 'cifar10').cells)
     assert rates.validate.all() and set(rates.seed).isdisjoint(table.seed)
     samples, controls = (pd.DataFrame(s('paper', 'cifar10').cells) for s in (image_samples_study, image_controls_study))
