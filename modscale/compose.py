@@ -270,7 +270,9 @@ SCORES = ('accuracy', 'unseen', *(f'noise_{level:g}' for level in NOISE_LEVELS))
 def table1(
     table:pd.DataFrame # columns arm, k, seed and SCORES
 ) -> pd.DataFrame: # rows arms, columns tests: mean and standard error over seeds
-    "Table 1: accuracy in and out of distribution, averaged over k of two and more within each seed, then over seeds."
-    each = table[table.k > 1].groupby(['arm', 'seed'], sort=False)[list(SCORES)].mean().groupby('arm', sort=False)
+    "Table 1: accuracy in and out of distribution, averaged over k of two and more within each seed, then over seeds; only arms with every k."
+    rows = table[table.k > 1]
+    rows = rows[rows.groupby('arm').k.transform('nunique') == rows.k.nunique()]
+    each = rows.groupby(['arm', 'seed'], sort=False)[list(SCORES)].mean().groupby('arm', sort=False)
     mean, se = each.mean(), each.sem()
     return pd.DataFrame({name: [f'{m:.4f} ± {s:.4f}' for m, s in zip(mean[name], se[name])] for name in SCORES}, index=mean.index).rename_axis('arm').reset_index()

@@ -93,7 +93,7 @@ def equal_compute(
     D:int, # inputs of one image
     n_classes:int, # classes of one image
 ) -> dict: # method and size: the largest network that spends no more
-    "Settings of another method that make it cost what ours costs, alignment included. Raises `ValueError` where no size is small enough."
+    "Settings of another method that make it cost what ours (without shared weights) costs, alignment included. Raises `ValueError` where no size is small enough."
     choice('method', method, ('monolithic', 'modular'))
     aligning = 2*min(cell.align_samples, cell.n)*cell.k*D*cell.k*n_classes/(cell.n*cell.passes)
     limit, name = sample_flops(cell, D, n_classes) + aligning, dict(monolithic='width', modular='b')[method]
@@ -281,7 +281,7 @@ def oracle_gap(
     value:str='accuracy', # one of SCORES
     shared:bool=False, # of the networks with shared weights?
 ) -> pd.DataFrame: # columns k, gap, se, count
-    "Oracle less ours, on the same samples from the same random start, for each k."
+    "Oracle less ours, paired by seed (same samples, same start of the hidden layers), for each k."
     a, b = (f'{name}, shared' if shared else name for name in ('oracle', 'ours'))
     wide = table[table.arm.isin([a, b])].pivot(index=['k', 'seed'], columns='arm', values=value)
     gaps = (wide[a] - wide[b]).dropna().groupby('k')

@@ -111,7 +111,7 @@ def zoom(
     r = lo
     while r <= hi:
         for _ in range(3 if r < 64 else 1): p = nearest(V[:, :r], W[:, :r] @ rotation(W[:, :r].T @ V[p, :r]))
-        r = max(r + 1, 4*r//3)
+        r = min(max(r + 1, 4*r//3), hi) if r < hi else hi + 1
     return p
 
 # %% ../nbs/18_matching.ipynb #18-021
@@ -176,7 +176,7 @@ def match_inputs(
 ) -> tuple[torch.Tensor, dict]: # support int64 (K, s), a column for each place, m where a module lacks it; its cost
     """The support with corresponding inputs in the same column. The module with most inputs is the reference and keeps its order.
 
-    The dict holds `flops` (of matrix products), `seconds`, the number `ref` of the reference and the `misfit` (K,) of each module.
+    The dict holds `flops` (of matrix products), `seconds`, the number `ref` of the reference and the `misfit` (K,) of each module before its last refinement.
     Raises `ValueError` for bad sizes."""
     begin = time.perf_counter()
     mean, cov, flops = class_signatures(task, support, n, device=device)
