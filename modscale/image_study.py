@@ -269,7 +269,8 @@ def compact_images(
     table:pd.DataFrame # of a sweep of image cells
 ) -> pd.DataFrame: # fewer columns and digits
     "Settings that vary, and measurements, to six digits; confusion tables of the first seed only."
-    always = ['dataset', 'arm', 'method', 'k', 'n', 'passes', 'permute', 'seed', 'lr', 'p', *SCORES]
+    always = ['dataset', 'arm', 'method', 'k', 'n', 'passes', 'permute', 'share', 'seed', 'lr', 'p', *SCORES, 'by_position', 'purity', 'served', 'assigned',
+              'align_gflop', 'align_seconds', 'train_gflop', 'train_seconds', 'peak_memory_gib']
     kept = table[always + [c for c in table if c not in always and c not in ('cell', 'images') and table[c].nunique(dropna=False) > 1]].copy()
     kept['confusion'] = table.confusion.where(table.seed == table.seed.min(), '')
     for name in kept.select_dtypes('float'): kept[name] = kept[name].map('{:.6g}'.format).astype(float)
