@@ -338,7 +338,9 @@ def plot_rates(
     import matplotlib.pyplot as plt
     fig, ax = plt.subplots(figsize=(5.6, 3.2))
     draw_lines(ax, table, 'lr', 'accuracy')
-    ax.set(xscale='log', xlabel='learning rate', ylabel='accuracy, training images kept apart')
+    rates = sorted(table.lr.unique())
+    ax.set(xscale='log', xlabel='learning rate', ylabel='accuracy, training\nimages kept apart')
+    ax.set_xticks(rates, [f'{lr:g}' for lr in rates]), ax.minorticks_off()
     ax.legend(loc='center left', bbox_to_anchor=(1, .5), frameon=False)
     fig.tight_layout()
     return fig
