@@ -29,7 +29,7 @@ from .sweep_store import Study, peak_memory
 from .symbols import choice
 
 # %% ../nbs/30_image_study.ipynb #30-005
-SIZES = dict(smoke=dict(k=(1, 4, 8), n=2560, seeds=2, batch=32, b=16, width=64, align_samples=2560, align_steps=5, test=500),
+SIZES = dict(smoke=dict(k=(1, 4, 8), n=2560, seeds=1, batch=32, b=16, width=64, align_samples=2560, align_steps=5, test=500),
              quick=dict(k=(1, 4, 8), n=40_960, seeds=3, batch=128, test=4000, align_steps=100),
              paper=dict(k=tuple(range(1, 9)), n=204_800, seeds=5))
 IMAGE_ARMS = {method: dict(method=method) for method in IMAGE_METHODS}
