@@ -11,14 +11,14 @@ __all__ = ['IMAGE_METHODS', 'IMAGE_COLOURS', 'SCORES', 'ComposeCell', 'Modules',
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
 
-from .image_align import input_weights, paper_image_projections, purity, relevance, supports
+from .image_align import paper_image_projections, purity, relevance, supports
 from .images import NOISE_LEVELS, ComposeTask, ImageData, batches_ahead
 from .matching import match_inputs
 from .nets import ModularNet, MonolithicNet, count_parameters
@@ -131,8 +131,8 @@ def train_image_net(
     dtype = cell.precision if getattr(net, 'support', None) is None else 'float32'       # gathering is faster in float32
     def batches(step):
         for x, y in batches_ahead(task, cell.batch, step, steps, n=cell.n, device=device, dtype=dtype): yield x[None], y[None]
-    x, y = next(batches(0))
-    step = count_flops(lambda: cross_entropy(net(x.float()), y).sum().backward())
+    x, y = task.batch(0, cell.batch, device=device)
+    step = count_flops(lambda: cross_entropy(net(x[None]), y[None]).sum().backward())
     done = fit(net, lambda at: share(batches(at)), cross_entropy, steps, cell.lr, precision=cell.precision, **how)
     return done, float(step)*steps
 

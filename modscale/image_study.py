@@ -25,7 +25,7 @@ from .distributed import FirstKeeps, process_group, share_of_batches, start_toge
 from .images import CLASSES, SHAPES, ImageData, load_images
 from .results import environment, write_whole
 from .sine import summarise
-from .sweep_store import Study, peak_memory
+from .sweep_store import Study, grid, peak_memory
 from .symbols import choice
 
 # %% ../nbs/30_image_study.ipynb #30-005
@@ -111,22 +111,18 @@ def image_cells(
     arms:dict[str, dict], # name to settings of `ComposeCell`
     dataset:str, # name of the data set
     scale:str, # one of SIZES
+    validate:bool=False, # are training images kept apart in the place of the test images?
     **lists # settings with several values, one network for each of their combinations
 ) -> list[dict]: # for `run_image_cells`
     "Cells of every arm. Raises `ValueError` for an unknown scale or data set."
     choice('scale', scale, SIZES), choice('dataset', dataset, CLASSES)
     sizes = {name: value for name, value in SIZES[scale].items() if name not in ('k', 'seeds')}
     if dataset == 'digits': sizes['b'] = min(sizes.get('b', 64), 16)
-    plain = dict(dataset=dataset, images=6000 if scale == 'smoke' else None, validate=False)
-    cells = [{}]
-    for name, values in lists.items(): cells = [cell | {name: value} for cell in cells for value in values]
-    out = []
-    for one in cells:
-        for arm, settings in arms.items():
-            lr = IMAGE_RATES.get(arm, IMAGE_RATES[settings['method']])
-            own = sizes | dict(lr=lr, precision='bfloat16') | settings | {k: v for k, v in one.items() if k != 'validate'}
-            out.append(dict(arm=arm) | plain | {k: v for k, v in one.items() if k == 'validate'} | asdict(ComposeCell(**own)))
-    return out
+    plain = dict(dataset=dataset, images=6000 if scale == 'smoke' else None, validate=validate)
+    def cell(arm, settings, one):
+        lr = IMAGE_RATES.get(arm, IMAGE_RATES[settings['method']])
+        return dict(arm=arm) | plain | asdict(ComposeCell(**sizes | dict(lr=lr, precision='bfloat16') | settings | one))
+    return [cell(arm, settings, one) for one in grid(**lists) for arm, settings in arms.items()]
 
 # %% ../nbs/30_image_study.ipynb #30-0195
 def seeds_of(
@@ -168,7 +164,7 @@ def rates_study(
     choice('scale', scale, SIZES)
     arms = IMAGE_ARMS | {'oracle, shared': SHARED_ARMS['oracle, shared']}                  # which ours with shared weights takes over
     cells = image_cells(arms, dataset, scale, seed=[100 + seed for seed in seeds_of(scale, first_seed, 2)], k=(4,),
-                        n=(SIZES[scale]['n']//2,), lr=RATES_TRIED, validate=(True,), permute=(True,), test=(min(4000, SIZES[scale].get('test', 4000)),))
+                        n=(SIZES[scale]['n']//2,), lr=RATES_TRIED, validate=True, permute=(True,), test=(min(4000, SIZES[scale].get('test', 4000)),))
     return image_sweep('image_rates', cells, **how)
 
 # %% ../nbs/30_image_study.ipynb #30-023

@@ -246,11 +246,10 @@ def run_study(
     "Compute the missing cells of a part's sweep, on all cores. Raises `RuntimeError` naming the first cell that failed."
     from modscale.sweep import run_sweep
     from modscale.sweep_store import read_sweep, sweep_status
-    folder, cores, study = out/'cells'/part.name, os.cpu_count() or 1, part.study(setup)
+    folder, cores = out/'cells'/part.name, os.cpu_count() or 1
     backend = 'sequential' if setup.scale == 'smoke' or setup.torch_device != 'cpu' else 'loky'
     command = f'modscale reproduce --scale {setup.scale} --only {part.name}'
-    if part.images and missing_keys(study, folder): setup.images                    # a missing data set is told before anything is computed
-    table = run_sweep(study, folder, cores, backend, progress=progress, retry_failed=True, command=command)
+    table = run_sweep(part.study(setup), folder, cores, backend, progress=progress, retry_failed=True, command=command)
     info = read_sweep(folder)
     if info['failed']:
         first = sweep_status(folder)['failures'][0]
