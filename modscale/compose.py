@@ -40,7 +40,7 @@ class ComposeCell:
     permute:bool=False # are inputs in a fixed random order?
     K:int|None=None # modules; None: k
     share:bool=False # have the modules the same weights? (ours and oracle)
-    write:str='own' # what a module of ours and the oracle writes: 'own' labels or 'all'
+    write:str|None=None # what a module writes: its 'own' labels or 'all'; None: 'own' for ours and the oracle, 'all' for others
     b:int=64 # projections of a module
     width:int=256 # units of a hidden layer
     batch:int=256 # samples of a training step
@@ -52,15 +52,21 @@ class ComposeCell:
     precision:str='float32' # of the networks' products: 'float32' or 'bfloat16'
 
     def __post_init__(self):
-        choice('method', self.method, IMAGE_METHODS), choice('write', self.write, ('own', 'all')), choice('precision', self.precision, ('float32', 'bfloat16'))
+        choice('method', self.method, IMAGE_METHODS), choice('precision', self.precision, ('float32', 'bfloat16'))
         for name in ('k', 'n', 'passes', 'b', 'width', 'batch', 'align_steps', 'test'): whole(name, getattr(self, name))
         for name in ('align_samples', 'match_samples'): whole(name, getattr(self, name), 2)
         real_above('lr', self.lr, 0)
         if self.n < self.batch: raise ValueError(f'n must be at least one batch of {self.batch}, got n={self.n}')
-        own = self.method in ('ours', 'oracle')
-        if self.share and not own: raise ValueError(f'share must be False for {self.method}: its modules see different things, got share={self.share!r}')
-        if self.K is not None and whole('K', self.K) % (self.k if own else 1):
+        if self.write is not None: choice('write', self.write, ('own', 'all'))
+        if self.write == 'own' and self.method == 'monolithic': raise ValueError('write must be all for monolithic: it has no modules, got write=\'own\'')
+        if self.share and not self.sees_own: raise ValueError(f'share must be False for {self.method}: its modules see different things, got share={self.share!r}')
+        if self.K is not None and whole('K', self.K) % (self.k if self.sees_own or self.writes_own else 1):
             raise ValueError(f'K must be a multiple of k={self.k} for {self.method}, got K={self.K}')
+
+    @property
+    def sees_own(self) -> bool: return self.method in ('ours', 'oracle')      # has a module a list of inputs?
+    @property
+    def writes_own(self) -> bool: return self.sees_own if self.write is None else self.write == 'own'      # has it a list of outputs?
 
 # %% ../nbs/19_compose.ipynb #19-007
 @dataclass(frozen=True, eq=False)
@@ -93,10 +99,10 @@ def find_modules(
 ) -> Modules: # of a modular method
     "Modules of a method: random, by the paper's rule, by ours or the true ones. Raises `ValueError` for b above the inputs of a module."
     start, K, support, outputs, flops = time.perf_counter(), cell.K or cell.k, None, None, 0.
-    if cell.method in ('ours', 'oracle'):
+    if cell.sees_own:
         support, flops = find_supports(cell, task, device)
         support = support.repeat(K//task.k, 1)
-        if cell.write == 'own': outputs = torch.arange(task.k*task.n_classes).view(task.k, -1).repeat(K//task.k, 1)
+    if cell.writes_own: outputs = torch.arange(task.k*task.n_classes).view(task.k, -1).repeat(K//task.k, 1)
     rows = task.m if support is None else support.shape[1]
     if cell.b > rows: raise ValueError(f'b must be at most the {rows} inputs of a module, got b={cell.b}')
     starts = 1 if cell.share else K

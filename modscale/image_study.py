@@ -82,8 +82,7 @@ def sample_flops(
     "Operations of the matrix products, forward and backward, of a network of 19_compose."
     m, d, h = cell.k*D, cell.k*n_classes, cell.width
     if cell.method == 'monolithic': return 4*m*h + 6*(h*h + h*d)
-    own = cell.method in ('ours', 'oracle')
-    seen, written = D if own else m, n_classes if own and cell.write == 'own' else d
+    seen, written = D if cell.sees_own else m, n_classes if cell.writes_own else d
     return (cell.K or cell.k)*(4*seen*cell.b + 6*(cell.b*h + h*h + h*written))
 
 # %% ../nbs/30_image_study.ipynb #30-016
@@ -217,7 +216,7 @@ def image_controls_study(
     first_seed:int=0, # of the seeds
     **how # `data_dir` and `device` of `image_sweep`
 ) -> Study: # of controls
-    "Equal total compute, 5k modules aligned and not, and modules that write all labels."
+    "Equal total compute, 5k modules aligned and not, modules that see their own inputs but write all labels, and the other way round."
     choice('scale', scale, SIZES), choice('dataset', dataset, CLASSES)
     D, cells = int(np.prod(SHAPES[dataset])), []
     for k in (4, 8):
@@ -225,7 +224,7 @@ def image_controls_study(
         few = max(1, mine.b//5)
         arms = {f'{method}, equal compute': equal_compute(mine, method, D, len(CLASSES[dataset])) for method in ('monolithic', 'modular')}
         arms |= {f'{method}, K = 5k': dict(method=method, K=5*k, b=few) for method in ('modular', 'ours', 'oracle')}
-        arms |= {f'{method}, all labels': dict(method=method, write='all') for method in ('ours', 'oracle')}
+        arms |= {f'{method}, all labels': dict(method=method, write='all') for method in ('ours', 'oracle')} | {'modular, own labels': dict(method='modular', write='own')}
         cells += image_cells(arms, dataset, scale, seed=seeds_of(scale, first_seed, 3), k=(k,), permute=(True,))
     return image_sweep('image_controls', cells, **how)
 

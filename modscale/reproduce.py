@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SCALES', 'DATASETS', 'SINE', 'TEMPLATE', 'Setup', 'Part', 'digest', 'theory_parts', 'figure_parts', 'sine_part',
            'align_parts', 'study_parts', 'draw_images', 'missing_keys', 'image_parts', 'all_parts', 'run_study',
-           'run_cells', 'figure_names', 'write_part', 'peak_memory', 'write_run', 'check_same_run', 'write_report',
-           'report_stored', 'reproduce', 'redraw']
+           'run_cells', 'figure_names', 'write_part', 'write_run', 'check_same_run', 'write_report', 'report_stored',
+           'reproduce', 'redraw']
 
 # %% ../nbs/32_reproduce.ipynb #32-003
 import base64
@@ -314,14 +314,6 @@ def write_part(
     write_whole(out/'figures'/f'{part.name}.json', json.dumps(list(figures)))
     write_whole(path, text)
 
-# %% ../nbs/32_reproduce.ipynb #32-024
-def peak_memory() -> float|None: # GiB; None where the system does not tell (Windows)
-    "The most memory that this process has held."
-    try: import resource
-    except ImportError: return None
-    unit = 2**30 if sys.platform == 'darwin' else 2**20               # bytes on macOS, KiB on Linux
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/unit, 2)
-
 # %% ../nbs/32_reproduce.ipynb #32-025
 def write_run(
     setup:Setup, # the call
@@ -330,6 +322,7 @@ def write_run(
     seconds:float, # wall time of this call
 ) -> dict: # what was written
     "Write run.json; parts of earlier calls with the same setup are kept, wall times add up."
+    from modscale.sweep_store import peak_memory
     before = read_run(out)
     before = before.info if before else {}
     parts = dict(before.get('parts', {}))
@@ -340,7 +333,7 @@ def write_run(
     command = ['modscale', 'reproduce', '--scale', setup.scale, '--dataset', setup.dataset, '--seed', str(setup.seed)]
     source = setup.images.source if 'images' in setup.__dict__ else before.get('images')      # only if the images were read
     run = dict(command=shlex.join(command), scale=setup.scale, dataset=setup.dataset, seed=setup.seed, images=source, device=setup.torch_device,
-               wall_seconds=round(seconds + before.get('wall_seconds', 0), 2), peak_memory_gib=max(peak_memory() or 0, before.get('peak_memory_gib', 0)),
+               wall_seconds=round(seconds + before.get('wall_seconds', 0), 2), peak_memory_gib=round(max(before.get('peak_memory_gib', 0), peak_memory()), 2),
                environment=environment(), parts=parts)
     write_whole(out/'run.json', json.dumps(run, indent=1) + '\n')
     return run
