@@ -216,15 +216,16 @@ def image_controls_study(
     first_seed:int=0, # of the seeds
     **how # `data_dir` and `device` of `image_sweep`
 ) -> Study: # of controls
-    "Equal total compute, 5k modules aligned and not, modules that see their own inputs but write all labels, and the other way round."
+    "Equal compute, 5k modules aligned and not, modules with their own inputs but all labels and the other way round, a longer search by the paper's rule."
     choice('scale', scale, SIZES), choice('dataset', dataset, CLASSES)
     D, cells = int(np.prod(SHAPES[dataset])), []
     for k in (4, 8):
         mine = cell_of(image_cells(dict(ours=dict(method='ours', k=k)), dataset, scale)[0])
         few = max(1, mine.b//5)
         arms = {f'{method}, equal compute': equal_compute(mine, method, D, len(CLASSES[dataset])) for method in ('monolithic', 'modular')}
-        arms |= {f'{method}, K = 5k': dict(method=method, K=5*k, b=few) for method in ('modular', 'ours', 'oracle')}
+        arms |= {f'{method}, K = 5k': dict(method=method, K=5*k, b=few) for method in ('modular', 'paper', 'ours', 'oracle')}
         arms |= {f'{method}, all labels': dict(method=method, write='all') for method in ('ours', 'oracle')} | {'modular, own labels': dict(method='modular', write='own')}
+        arms |= {'paper, 4 x steps': dict(method='paper', align_steps=4*mine.align_steps)}
         cells += image_cells(arms, dataset, scale, seed=seeds_of(scale, first_seed, 3), k=(k,), permute=(True,))
     return image_sweep('image_controls', cells, **how)
 
