@@ -156,6 +156,7 @@ def add_train(
     for name, text in whole.items(): p.add_argument(f'--{name.replace("_", "-")}', type=int, default=argparse.SUPPRESS, metavar='N', help=text)
     p.add_argument('--K', type=int, default=argparse.SUPPRESS, metavar='N', help='modules (default: k)')
     p.add_argument('--lr', type=float, default=argparse.SUPPRESS, help='learning rate at the start')
+    p.add_argument('--align-lr', type=float, default=argparse.SUPPRESS, metavar='R', help='learning rate of the paper’s rule at the start')
     p.add_argument('--permute', action='store_true', help='put the inputs in a fixed random order')
     p.add_argument('--share', action='store_true', help='all modules have the same weights (ours and oracle)')
     p.add_argument('--write', metavar='W', help='what a module writes: own labels (default of ours and the oracle) or all')

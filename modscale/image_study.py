@@ -12,6 +12,7 @@ __all__ = ['SIZES', 'IMAGE_ARMS', 'SHARED_ARMS', 'IMAGE_MODULES', 'IMAGE_RATES',
 # %% ../nbs/30_image_study.ipynb #30-003
 import hashlib
 import json
+from bisect import bisect_right
 from dataclasses import asdict, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -92,14 +93,16 @@ def equal_compute(
     D:int, # inputs of one image
     n_classes:int, # classes of one image
 ) -> dict: # method and size: the largest network that spends no more
-    "Settings of another method that make it cost what ours (without shared weights) costs, alignment included. Raises `ValueError` where no size is small enough."
+    "Settings of another method that make it cost what ours (without shared weights) costs, alignment included. Raises `ValueError` where no size is small enough, or for shared weights."
     choice('method', method, ('monolithic', 'modular'))
+    if cell.share: raise ValueError(f'cell must not share weights, got share={cell.share!r}')
     aligning = 2*min(cell.align_samples, cell.n)*cell.k*D*cell.k*n_classes/(cell.n*cell.passes)
     limit, name = sample_flops(cell, D, n_classes) + aligning, dict(monolithic='width', modular='b')[method]
     for width in (cell.width >> halved for halved in range(cell.width.bit_length() - 1)):         # narrower only where that is not enough
-        other = replace(cell, method=method, width=width)
-        fits = [size for size in range(1, 1025) if sample_flops(replace(other, **{name: size}), D, n_classes) <= limit]
-        if fits: return dict(method=method, width=width) | {name: fits[-1]}
+        other = replace(cell, method=method, width=width, write=None)
+        sizes = range(1, 1 + int(cell.k*D if method == 'modular' else limit/(4*cell.k*D)))
+        fits = bisect_right(sizes, limit, key=lambda size: sample_flops(replace(other, **{name: size}), D, n_classes))
+        if fits: return dict(method=method, width=width) | {name: fits}
     raise ValueError(f'method={method!r} costs more than ours at any size, got cell={cell}')
 
 # %% ../nbs/30_image_study.ipynb #30-019
@@ -225,7 +228,7 @@ def image_controls_study(
         arms = {f'{method}, equal compute': equal_compute(mine, method, D, len(CLASSES[dataset])) for method in ('monolithic', 'modular')}
         arms |= {f'{method}, K = 5k': dict(method=method, K=5*k, b=few) for method in ('modular', 'paper', 'ours', 'oracle')}
         arms |= {f'{method}, all labels': dict(method=method, write='all') for method in ('ours', 'oracle')} | {'modular, own labels': dict(method='modular', write='own')}
-        arms |= {'paper, 4 x steps': dict(method='paper', align_steps=4*mine.align_steps)}
+        arms |= {'paper, 4 x steps': dict(method='paper', align_steps=4*mine.align_steps), 'paper, 0.1 x rate': dict(method='paper', align_lr=mine.align_lr/10)}
         cells += image_cells(arms, dataset, scale, seed=seeds_of(scale, first_seed, 3), k=(k,), permute=(True,))
     return image_sweep('image_controls', cells, **how)
 
