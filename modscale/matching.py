@@ -95,9 +95,9 @@ def first_map(
     mu:float=.03, # weight of the eigenvalues
 ) -> torch.Tensor: # rotation, shape (r0, r0)
     "Rotation of the module's leading eigenvectors into the reference's, from class means and eigenvalues (18_matching, step 3)."
-    A, B = (n**.5*o.mean @ o.vectors[:, :r0]/o.values[:r0].sqrt() for o in (a, b))
+    B0, Bj = (n**.5*o.mean @ o.vectors[:, :r0]/o.values[:r0].sqrt() for o in (a, b))
     weight = mu*n/4*(b.values[:r0].log()[:, None] - a.values[:r0].log()).square() + 1e-3
-    return rotation(torch.stack([torch.linalg.solve(B.T @ B + torch.diag(w), B.T @ y) for w, y in zip(weight.T, A.T)], 1))
+    return rotation(torch.stack([torch.linalg.solve(Bj.T @ Bj + torch.diag(w), Bj.T @ y) for w, y in zip(weight.T, B0.T)], 1))
 
 # %% ../nbs/18_matching.ipynb #18-018
 def zoom(
@@ -133,7 +133,7 @@ def search(
     starts:Sequence[int]=(4, 6, 8, 12), # eigenvectors of the first maps
     rounds:int=3, # at most so many rounds of turned signs
     rows:int=512, # inputs of the module that the search looks at
-) -> tuple[torch.Tensor, float]: # match, int64 (s,), and its misfit
+) -> tuple[torch.Tensor, float]: # match, int64 (s,), and the misfit before the last, finest zoom
     "The best match from several starts and turned signs (18_matching, step 6)."
     r, some = min(len(a.values), len(b.values)), torch.randperm(len(b.vectors), generator=torch.Generator().manual_seed(0))[:rows]
     V, W, W_all, top = a.vectors, b.vectors[some.to(b.vectors.device)], b.vectors, min(r, 64)
@@ -201,7 +201,7 @@ def match_quality(
     support:torch.Tensor, # int64 (K, s), padded with m
     ref:int=0, # the module compared with
 ) -> pd.DataFrame: # a row for each other module
-    "Share of inputs matched exactly, mean distance in pixels, and the share of those in the right pixel but the wrong channel."
+    "Share of inputs matched exactly, mean distance in pixels, share in the right pixel but the wrong channel; which image they come from is not looked at."
     _, W, C = task.data.train_x.shape[1:]
     place = np.append(task.order % task.D, -1)[support.cpu().numpy()]
     rows = []
