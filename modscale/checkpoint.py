@@ -19,9 +19,8 @@ from pathlib import Path
 
 import torch
 
-from .pinv import single
 from .results import write_whole
-from .symbols import real_above
+from .symbols import real_above, single
 
 # %% ../nbs/21_checkpoint.ipynb #21-006
 MAGIC = b'modscale checkpoint 1 '
@@ -56,7 +55,7 @@ def plain_settings(
     settings:dict|None # of a run
 ) -> dict: # as JSON gives them back
     "Settings after a round trip through JSON. Raises `ValueError` when that cannot be."
-    try: made = json.loads(json.dumps(settings or {}, allow_nan=False))
+    try: made = json.loads(json.dumps({} if settings is None else settings, allow_nan=False))
     except (TypeError, ValueError) as e: raise ValueError(f'settings must be ready for JSON ({e}), got settings={settings!r}') from None
     if not isinstance(made, dict): raise ValueError(f'settings must be a dict, got settings={settings!r}')
     return made
@@ -69,7 +68,7 @@ def same_settings(
 ):
     "Check that a folder holds this run. Raises `ValueError` naming the first setting that differs, with both values."
     for name in [*asked, *(k for k in stored if k not in asked)]:
-        if name in stored and name in asked and stored[name] == asked[name]: continue
+        if name in stored and name in asked and json.dumps(stored[name], sort_keys=True) == json.dumps(asked[name], sort_keys=True): continue     # true is not 1
         was, now = (f'{d[name]!r}' if name in d else 'nothing' for d in (stored, asked))
         raise ValueError(f'folder {folder} holds a run with other settings: {name} is {was} there, and {now} was asked for')
 
@@ -118,7 +117,7 @@ class Checkpoints:
         return self.clock() - self.last >= self.seconds
 
     def save(self, state:dict):
-        "Write a state, then remove the oldest beyond `keep`. Raises `OSError` that names the file."
-        write_whole(self.folder/f'step-{state["step"]:012d}.ckpt', pack(state, self.settings))
-        for old in self.files()[self.keep:]: old.unlink()
+        "Write a state, then remove those of fewest steps beyond `keep`, but never what was just written. Raises `OSError` that names the file."
+        write_whole(path := self.folder/f'step-{state["step"]:012d}.ckpt', pack(state, self.settings))
+        for old in [f for f in self.files() if f != path][self.keep - 1:]: old.unlink()
         self.last = self.clock()

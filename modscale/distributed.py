@@ -18,8 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from .pinv import single
-from .symbols import choice, real_above
+from .symbols import choice, real_above, single
 
 # %% ../nbs/22_distributed.ipynb #22-006
 def average(

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 import torch
-from scipy.stats import chi2, ncx2
+from scipy.stats import binom, chi2, ncx2
 from torch.nn.functional import normalize, one_hot, pad
 
 from .images import ComposeTask
@@ -27,6 +27,7 @@ def relevance(
 ) -> tuple[torch.Tensor, float]: # R, float64 (m, k) with 0 for constant inputs, and the operations spent
     "Squared cross-covariance of each input with each label group, in units of its law under independence (17_image_align, step 2)."
     q, total = task.n_classes, whole('n', n, 2).item()
+    whole('chunk', chunk)
     xy, x1, x2, y1 = (torch.zeros(s, dtype=torch.float64, device=device) for s in ((task.m, task.k*q), (task.m,), (task.m,), (task.k*q,)))
     for at in range(0, total, chunk):
         x, y = task.batch(at, min(chunk, total - at), 'train', device=device)
@@ -44,13 +45,14 @@ def supports(
     n_classes:int, # classes of a label group
     level:float=1e-3, # chance that an input without information is kept
 ) -> torch.Tensor: # int64 (k, s), padded with m
-    "Inputs of each module: those whose most relevant label group is the module's, if significant. Raises `ValueError` when a module has none."
+    "Inputs of each module: those whose most relevant label group is the module's, if significant. Raises `ValueError` when a module has no more than chance would give it."
     m, k = R.shape
     best, group = R.max(1)
     group = torch.where(best > chi2.isf(level/k, n_classes - 1), group, -1)
     rows = [(group == j).nonzero().flatten() for j in range(k)]
-    empty = [j for j, row in enumerate(rows) if not len(row)]
-    if empty: raise ValueError(f'n is too small to find any input for label groups {empty}: no relevance is significant')
+    chance = binom.isf(1e-3/k, m, level/k)                                    # of all inputs, those that pass for a group that has none
+    empty = [j for j, row in enumerate(rows) if len(row) <= chance]
+    if empty: raise ValueError(f'n is too small to find the inputs of label groups {empty}: no more are significant than by chance ({chance:.0f})')
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=m)
 
 # %% ../nbs/17_image_align.ipynb #17-014
@@ -103,8 +105,10 @@ def paper_image_projections(
     batch:int=128, # samples of a step
     lr:float=1e-2, # learning rate at the start
     n:int|None=None, # training samples that there are; steps start again with the first ones after that
-) -> tuple[torch.Tensor, list[float], float]: # projections with unit columns, the mean objective at each step, operations
+) -> tuple[torch.Tensor, list[float], float]: # projections with unit columns, the mean objective at each step, operations of the products with U
     "Algorithm 1 of the paper for K independent modules on mini-batches of images (17_image_align, step 5)."
+    if U.ndim != 3 or U.shape[1] != task.m: raise ValueError(f'U must have shape (K, {task.m}, b), got U of shape {tuple(U.shape)}')
+    if U.shape[2] > task.m: raise ValueError(f'b must be at most m={task.m}, got b={U.shape[2]}')
     U, q, at = normalize(U.detach(), dim=1), task.n_classes, 0
     whole('batch', batch, 2), real_above('lr', lr, 0)
     last = math.inf if n is None else whole('n', n, batch).item() - batch

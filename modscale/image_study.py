@@ -238,8 +238,9 @@ def run_settings(
     data:ImageData, # the images
 ) -> dict: # ready for JSON
     "What tells a run from others."
-    labels = hashlib.sha256(np.concatenate([data.train_y, data.test_y]).tobytes()).hexdigest()[:16]
-    return asdict(cell) | dict(dataset=data.name, source=data.source, images=len(data.train_y), labels=labels)
+    content = hashlib.sha256()
+    for part in (data.train_x, data.train_y, data.test_x, data.test_y): content.update(np.ascontiguousarray(part))
+    return asdict(cell) | dict(dataset=data.name, source=data.source, images=len(data.train_y), content=content.hexdigest()[:16])
 
 def train_images(
     cell:ComposeCell, # method and sizes

@@ -20,7 +20,7 @@ from http.client import HTTPException
 from itertools import count, islice
 from pathlib import Path
 import numpy as np
-from .symbols import choice, real_above, whole
+from .symbols import choice, real_above, single
 
 # %% ../nbs/16_images.ipynb #16-006
 CLASSES = {'digits': tuple('0123456789'),
@@ -68,8 +68,9 @@ class ImageData:
 def load_digit_images(
     limit:int|None=None, # at most this many training images, and a fifth as many test images
 ) -> ImageData: # 8 x 8 x 1 images of handwritten digits
-    "The digits that scikit-learn carries (1,797 images); every fifth image is a test image."
+    "The digits that scikit-learn carries (1,797 images); every fifth image is a test image. Raises `ValueError` for a bad limit."
     from sklearn.datasets import load_digits
+    if limit is not None: single('limit', limit)
     d = load_digits()
     x, y = np.rint(d.images * (255 / 16)).astype(np.uint8)[..., None], d.target.astype(np.int64)
     test = np.arange(len(y)) % 5 == 4
@@ -108,10 +109,10 @@ def parquet_rows(
                 for cell, y in zip(rows.column(image[0]).to_pylist(), rows.column(label[0]).to_pylist()):
                     where = f'{file}, row {row}'
                     if not isinstance(cell, dict) or not isinstance(cell.get('bytes'), bytes): raise DataCorrupt(f'{where}: no image bytes')
-                    if not isinstance(y, int) or not 0 <= y < n_classes: raise DataCorrupt(f'{where}: label {y!r} not 0..{n_classes - 1}')
+                    if type(y) is not int or not 0 <= y < n_classes: raise DataCorrupt(f'{where}: label {y!r} not 0..{n_classes - 1}')
                     yield where, cell['bytes'], y
                     row += 1
-    except (pa.ArrowException, OSError) as e: raise DataCorrupt(f'{file}: not a complete Parquet file (after row {row}: {e})') from e
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as e: raise DataCorrupt(f'{file}: not a complete Parquet file (after {row} rows: {e})') from e
 
 # %% ../nbs/16_images.ipynb #16-013
 def read_parquet(
@@ -266,7 +267,7 @@ def load_images(
 ) -> ImageData: # training and test images, uint8 (N, H, W, C), with labels and class names
     "Find and read a data set. Raises `DataNotFound` if it is nowhere, `DataCorrupt` if a file is wrong, `ValueError` for an unknown name."
     choice('dataset', dataset, tuple(CLASSES))
-    if limit is not None: limit = whole('limit', limit).item()
+    if limit is not None: limit = single('limit', limit)
     if dataset == 'digits': return load_digit_images(limit)
     tried, cause = places(dataset, data_dir), None
     why = f'not tried ({"download=False" if data_dir is None else "data_dir is given"})'
@@ -297,7 +298,7 @@ def set_sizes(
     n_classes:int=10, # number of classes q
 ) -> tuple[int, int]: # combinations of training and held-out combinations; together q^k
     "How many class combinations there are on either side of the rule, counted by residues (16_images, held-out combinations)."
-    k, q = whole('k', k).item(), whole('n_classes', n_classes).item()
+    k, q = single('k', k), single('n_classes', n_classes)
     if k == 1: return q, 0
     of_class, sums = [len(range(r, q, GROUPS)) for r in range(GROUPS)], [1] + [0] * (GROUPS - 1)
     for _ in range(k): sums = [sum(of_class[i] * sums[r - i] for i in range(GROUPS)) for r in range(GROUPS)]  # sums[-1] is the last
@@ -311,7 +312,8 @@ def draw_classes(
     n_classes:int, # number of classes q, a multiple of 5 unless `held` is None
     held:bool|None=None, # True: only held-out combinations; False: only the others; None: all
 ) -> np.ndarray: # classes, int64 (size, k)
-    "Draw class combinations, uniformly from those that are allowed."
+    "Draw class combinations, uniformly from those that are allowed. Raises `ValueError` where none can be held out."
+    if held is not None and (k < 2 or n_classes % GROUPS): raise ValueError(f'n_classes must be a multiple of {GROUPS} and k at least 2, got n_classes={n_classes} and k={k}')
     y = rng.integers(n_classes, size=(size, k))
     if held is None: return y
     r = np.zeros(size, dtype=np.int64) if held else rng.integers(1, GROUPS, size)
@@ -365,7 +367,7 @@ def sample_indices(
 ) -> tuple[np.ndarray, np.ndarray]: # image numbers and classes, both int64 (size, k)
     "Which images make up samples start, ..., start + size - 1; raises `ValueError` for a split the task does not have."
     choice('split', split, task.splits)
-    start, size = whole('start', start, 0).item(), whole('size', size).item()
+    start, size = single('start', start, 0), single('size', size)
     parts = []
     for chunk in range(start // CHUNK, (start + size - 1) // CHUNK + 1):
         here = slice(max(start - chunk * CHUNK, 0), start + size - chunk * CHUNK)
@@ -407,13 +409,14 @@ def sample_batch(
     task:'ComposeTask', # the task
     start:int, # number of the first sample
     size:int, # how many samples
-    split:str='train', # train, seen (new images, class combinations of training) or unseen (new images, held-out combinations)
+    split:str='train', # train, seen (new images, class combinations that are not held out) or unseen (new images, held-out combinations)
     noise:float=0., # standard deviation of Gaussian noise added to every input, in units of the standardised input
     device:str='cpu', # torch device of the results
     dtype:str='float32', # of the inputs: float32, or bfloat16 (the float32 values, rounded)
 ) -> tuple['torch.Tensor', 'torch.Tensor']: # inputs (size, m) and classes int64 (size, k)
     "Samples start, ..., start + size - 1 of a split, the same in batches of any size; raises `ValueError` for bad arguments."
     import torch
+    if np.ndim(noise): raise ValueError(f'noise must be a single number, got noise={noise!r}')
     noise = real_above('noise', noise, 0, strict=False).item()
     dtype = getattr(torch, choice('dtype', str(dtype).removeprefix('torch.'), ('float32', 'bfloat16')))
     index, y = sample_indices(task, start, size, split)
@@ -434,7 +437,7 @@ def check_task(
     task:'ComposeTask', # the task to check
 ) -> tuple[int, int]: # k and seed as whole numbers
     "Check the settings of a task; raises `ValueError` naming the first bad one."
-    k, seed, q = whole('k', task.k).item(), whole('seed', task.seed, 0).item(), task.n_classes
+    k, seed, q = single('k', task.k), single('seed', task.seed, 0), task.n_classes
     for split in ('train', 'test'):
         y = getattr(task.data, f'{split}_y')
         if len(y) < k: raise ValueError(f'k must be at most the number of {split} images, got k={k} with {len(y)}')
@@ -509,8 +512,8 @@ def batches_ahead(
     **how, # noise, dtype: as for `sample_batch`
 ): # iterator of inputs (batch, m) and classes int64 (batch, k)
     "Batches of a task, in order, made while the consumer computes. Raises `ValueError` for bad arguments."
-    batch, start, ahead = whole('batch', batch).item(), whole('start', start, 0).item(), whole('ahead', ahead, 0).item()
-    stop, n = stop if stop is None else whole('stop', stop, start).item(), n if n is None else whole('n', n).item()
+    batch, start, ahead = single('batch', batch), single('start', start, 0), single('ahead', ahead, 0)
+    stop, n = stop if stop is None else single('stop', stop, start), n if n is None else single('n', n)
     choice('split', split, task.splits)
     def make(b):
         at, left, parts = b * batch % n if n else b * batch, batch, []
@@ -532,7 +535,7 @@ def plot_examples(
 ) -> 'matplotlib.figure.Figure': # one row for each sample; a second column with the inputs as they come if they are permuted
     "Draw samples of a task with their classes; noisy values outside the range of the pixels are clipped."
     import matplotlib.pyplot as plt
-    n, (x, y), (mean, std) = whole('n', n).item(), task.batch(0, n, split, noise), task.scale
+    n, (x, y), (mean, std) = single('n', n), task.batch(0, n, split, noise), task.scale
     pixels = np.clip(x.numpy() * std + mean, 0, 1)
     views = [pixels[:, np.concatenate([task.block(j) for j in range(task.k)])], *([pixels] if task.permute else [])]
     h, w, c = task.data.train_x.shape[1:]

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from .pinv import pinv_norm, single
+from .pinv import pinv_norm
 from .spectrum import eigenvalues, head_trace, tail_trace
-from .symbols import check, generator, real_above
+from .symbols import check, generator, real_above, single
 from .theory import min_norm_losses, torch_random
 
 # %% ../nbs/05_loss_law.ipynb #05-008

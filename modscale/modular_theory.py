@@ -12,9 +12,8 @@ __all__ = ['THEOREM2_GRID', 'effective_rho', 'theorem2', 'predict_modular_loss',
 import numpy as np
 import pandas as pd
 
-from .pinv import single
 from .spectrum import eigenvalues, head_trace, tail_trace
-from .symbols import check, real_above, whole
+from .symbols import check, real_above, single, whole
 from .theory import compare, mean_losses, min_norm_losses, named_spectrum, plot_theorem1, predict_loss, scalar, theorem1
 
 # %% ../nbs/06_modular_theory.ipynb #06-006

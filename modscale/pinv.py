@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PINV_GRID', 'pinv_norm', 'pinv_norm_var', 'log_gamma_ratio', 'pinv_tail_law', 'pinv_norm_tail', 'sample_by_rows',
-           'advance', 'sample_by_blocks', 'single', 'sample_pinv_norm', 'tail_table', 'sample_quantiles',
-           'PinvEstimate', 'estimate_pinv_norm', 'simulate_pinv_norm', 'draw_tails', 'plot_pinv']
+           'advance', 'sample_by_blocks', 'sample_pinv_norm', 'tail_table', 'sample_quantiles', 'PinvEstimate',
+           'estimate_pinv_norm', 'simulate_pinv_norm', 'draw_tails', 'plot_pinv']
 
 # %% ../nbs/02_pinv.ipynb #02-003
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.special import gammaln
 from scipy.stats import binom
 
-from .symbols import generator, real_above, whole
+from .symbols import generator, real_above, single, whole
 
 # %% ../nbs/02_pinv.ipynb #02-010
 def pinv_norm(
@@ -121,16 +121,6 @@ def sample_by_blocks(
         g, h = (rng.standard_gamma((k - j)/2, size=(len(j), size)) for k in (M, r))
         c, total = advance(g, h, c, total)
     return total/2
-
-# %% ../nbs/02_pinv.ipynb #02-035
-def single(
-    name:str, # the argument's name, for the error
-    value, # what was given
-    low:int=1, # the smallest value allowed
-) -> int: # `value`
-    "Check that `value` is one whole number of at least `low`; raises `ValueError` naming `name` and `value`."
-    if np.ndim(whole(name, value, low)): raise ValueError(f'{name} must be a single number, got {name}={value!r}')
-    return int(value)
 
 # %% ../nbs/02_pinv.ipynb #02-036
 def sample_pinv_norm(

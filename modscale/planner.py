@@ -17,10 +17,10 @@ import pandas as pd
 from scipy import optimize, special, stats
 
 from .loss_law import log_loss_moments, loss_quantile, sample_study, square_traces
-from .pinv import pinv_norm, single
+from .pinv import pinv_norm
 from .ridge import optimal_ridge, predict_ridge_loss
 from .spectrum import head_trace, tail_trace
-from .symbols import check, choice, real_above
+from .symbols import check, choice, real_above, single
 from .theory import scalar, theorem1
 
 # %% ../nbs/07_planner.ipynb #07-005

@@ -10,9 +10,8 @@ __all__ = ['RIDGE_SIZES', 'RIDGE_GRID', 'optimal_ridge', 'fixed_point', 'shrinka
 import numpy as np
 import pandas as pd
 
-from .pinv import single
 from .spectrum import eigenvalues, head_trace, tail_trace
-from .symbols import check, choice, real_above
+from .symbols import check, choice, real_above, single
 from .theory import compare, mean_losses, named_spectrum, simulate_theorem1, theorem1
 
 # %% ../nbs/04_ridge.ipynb #04-008

@@ -16,8 +16,7 @@ from numpy.polynomial.hermite_e import hermegauss
 from scipy.optimize import nnls
 from scipy.special import gammaln, ndtr, ndtri, owens_t
 
-from .pinv import single
-from .symbols import choice, real_above
+from .symbols import choice, real_above, single
 from .theory import scalar
 
 # %% ../nbs/09_tasks.ipynb #09-025

@@ -11,9 +11,9 @@ __all__ = ['THEOREM1_GRID', 'theorem1', 'predict_loss', 'least_squares', 'min_no
 import numpy as np
 import pandas as pd
 
-from .pinv import pinv_norm, single
+from .pinv import pinv_norm
 from .spectrum import eigenvalues, head_trace, tail_trace
-from .symbols import check, choice, real_above, seed_sequence
+from .symbols import check, choice, real_above, seed_sequence, single
 
 # %% ../nbs/03_theory.ipynb #03-009
 def theorem1(
