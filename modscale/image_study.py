@@ -126,7 +126,6 @@ def image_cells(
         return dict(arm=arm) | plain | asdict(ComposeCell(**sizes | dict(lr=lr, precision='bfloat16') | settings | one))
     return [cell(arm, settings, one) for one in grid(**lists) for arm, settings in arms.items()]
 
-# %% ../nbs/30_image_study.ipynb #30-0195
 def seeds_of(
     scale:str, # one of SIZES
     first:int=0, # the first seed
@@ -288,7 +287,6 @@ def oracle_gap(
     gaps = (wide[a] - wide[b]).dropna().groupby('k')
     return gaps.agg(gap='mean', se='sem', count='size').reset_index()
 
-# %% ../nbs/30_image_study.ipynb #30-0337
 def rate_means(
     table:pd.DataFrame # of `rates_study`
 ) -> pd.DataFrame: # rows arms, columns learning rates: mean accuracy on training images that were kept apart
