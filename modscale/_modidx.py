@@ -68,6 +68,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'modscale.bench.roofline': ('bench.html#roofline', 'modscale/bench.py'),
                                 'modscale.bench.run_race': ('bench.html#run_race', 'modscale/bench.py'),
                                 'modscale.bench.seconds': ('bench.html#seconds', 'modscale/bench.py'),
+                                'modscale.bench.store_bench': ('bench.html#store_bench', 'modscale/bench.py'),
                                 'modscale.bench.svd_sample': ('bench.html#svd_sample', 'modscale/bench.py'),
                                 'modscale.bench.train_races': ('bench.html#train_races', 'modscale/bench.py')},
             'modscale.checkpoint': { 'modscale.checkpoint.Checkpoints': ('checkpoint.html#checkpoints', 'modscale/checkpoint.py'),

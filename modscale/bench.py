@@ -5,19 +5,22 @@
 # %% auto #0
 __all__ = ['RACES', 'Race', 'seconds', 'matmul_peak', 'copy_rate', 'roofline', 'run_race', 'svd_sample', 'gram_sample',
            'band_sample', 'fnp_races', 'plain_network', 'jax_training', 'train_races', 'plain_modules', 'modular_pair',
-           'modular_races', 'align_races', 'rival_rows', 'bench']
+           'modular_races', 'align_races', 'rival_rows', 'bench', 'store_bench']
 
 # %% ../nbs/33_bench.ipynb #33-003
+import json
 import math
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from .results import environment, write_whole
 from .symbols import choice, whole
 
 # %% ../nbs/33_bench.ipynb #33-004
@@ -31,6 +34,7 @@ class Race:
     share:float=1. # part of the work that one call of `peer` does; its time is divided by it
     flops:float=0. # floating-point operations of the work's matrix products; 0: not counted
     bytes:float=0. # bytes that the work must read and write at least once; 0: not counted
+    sizes:dict|None=None # of the work, as columns of the table
 
 # %% ../nbs/33_bench.ipynb #33-005
 def seconds(
@@ -75,12 +79,12 @@ def roofline(
 def run_race(
     race:Race, # what to time
     repeat:int, # interleaved repetitions
-) -> dict: # a row: work, ours_seconds, peer, peer_seconds, ratio; with counted operations also ours_gflops, peer_gflops, peak_gflops; see `roofline`
+) -> dict: # a row: work, sizes, ours_seconds, peer, peer_seconds, ratio; with counted operations also ours_gflops, peer_gflops, peak_gflops; see `roofline`
     "Medians of interleaved repetitions after one warm-up of both."
     race.ours(), race.peer()
     times = np.array([[seconds(race.ours), seconds(race.peer)/race.share] for _ in range(repeat)])
     ours, peer = np.median(times, 0)
-    row = dict(work=race.work, ours_seconds=ours, peer=race.peer_name, peer_seconds=peer, ratio=np.median(times[:, 1]/times[:, 0]))
+    row = dict(work=race.work, **(race.sizes or {}), ours_seconds=ours, peer=race.peer_name, peer_seconds=peer, ratio=np.median(times[:, 1]/times[:, 0]))
     if not race.flops: return row
     row |= dict(ours_gflops=race.flops/ours/1e9, peer_gflops=race.flops/peer/1e9, peak_gflops=matmul_peak())
     return row | roofline(race, row) if race.bytes else row
@@ -264,7 +268,7 @@ def modular_races(
         def loop():
             for _ in range(passes): plain.zero_grad(); (plain(x[0]) - y[0]).square().sum(1).mean().backward()
         work = f'{passes} pass{"es"*(passes > 1)} of K = {K} modules, {s if s == m else f"{s} of {m}"} inputs each, batch of {B}'
-        return Race(work, ours, 'loop over torch.nn modules', loop, 1., passes*flops, passes*size)
+        return Race(work, ours, 'loop over torch.nn modules', loop, 1., passes*flops, passes*size, dict(K=K, m=m, s=s, B=B))
     pairs = [(modular_pair(*sizes), sizes[1]) for sizes in modules]
     return [race(*pair, m, B) for pair, m in pairs for B in batches]
 
@@ -318,3 +322,16 @@ def bench(
     choice('name', name, RACES), whole('repeat', repeat)
     table = pd.DataFrame([run_race(race, repeat) for race in RACES[name]()])
     return pd.concat([table, rival_rows(repeat)], ignore_index=True) if name == 'align' else table
+
+# %% ../nbs/33_bench.ipynb #33-0232
+def store_bench(
+    table:pd.DataFrame, # of `bench`
+    out:str|Path, # folder, made if it is not there
+    name:str, # the benchmark
+    repeat:int, # its repetitions
+):
+    "Write NAME.csv, and NAME.json with the command, the threads, the machine and the versions. Raises `OSError` that names the path."
+    import torch
+    made = dict(command=f'modscale bench {name} --repeat {repeat}', threads=torch.get_num_threads(), environment=environment())
+    write_whole(Path(out)/f'{name}.csv', table.to_csv(index=False, float_format='%.6g'))
+    write_whole(Path(out)/f'{name}.json', json.dumps(made, indent=1) + '\n')

@@ -184,6 +184,7 @@ def parser() -> argparse.ArgumentParser: # of the whole command
     p.add_argument('--repeat', type=int, default=5, metavar='N',
                    help='interleaved repetitions, of which the median counts; tasks, where the rule meets its rivals (default: %(default)s)')
     p.add_argument('--json', action='store_true', help='print JSON')
+    p.add_argument('--out', type=Path, metavar='DIR', help='also keep the table there, with what made it')
     p.set_defaults(run=run_bench)
     return top
 
@@ -295,8 +296,10 @@ def print_plan(
 # %% ../nbs/34_cli.ipynb #34-018
 def run_bench(args):
     "`modscale bench`."
-    from modscale.bench import bench
-    print_table(bench(args.name, args.repeat), args.json)
+    from modscale.bench import bench, store_bench
+    table = bench(args.name, args.repeat)
+    print_table(table, args.json)
+    if args.out: store_bench(table, args.out, args.name, args.repeat)
 
 # %% ../nbs/34_cli.ipynb #34-1801
 def run_sweep_command(args):
