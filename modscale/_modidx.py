@@ -153,6 +153,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'modscale.compose.build_image_net': ('compose.html#build_image_net', 'modscale/compose.py'),
                                   'modscale.compose.check_cell': ('compose.html#check_cell', 'modscale/compose.py'),
                                   'modscale.compose.confusion': ('compose.html#confusion', 'modscale/compose.py'),
+                                  'modscale.compose.data_name': ('compose.html#data_name', 'modscale/compose.py'),
                                   'modscale.compose.draw_lines': ('compose.html#draw_lines', 'modscale/compose.py'),
                                   'modscale.compose.find_modules': ('compose.html#find_modules', 'modscale/compose.py'),
                                   'modscale.compose.find_supports': ('compose.html#find_supports', 'modscale/compose.py'),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IMAGE_METHODS', 'IMAGE_COLOURS', 'SCORES', 'ComposeCell', 'check_cell', 'Modules', 'find_supports', 'find_modules',
            'build_image_net', 'train_image_net', 'confusion', 'accuracy', 'measure_image_net', 'score_modules',
-           'run_compose', 'draw_lines', 'plot_compose', 'plot_confusion', 'table1']
+           'run_compose', 'data_name', 'draw_lines', 'plot_compose', 'plot_confusion', 'table1']
 
 # %% ../nbs/19_compose.ipynb #19-003
 import json
@@ -225,6 +225,12 @@ def run_compose(
 IMAGE_COLOURS = COLOURS | {'ours, shared': '#ff9896', 'oracle, shared': '#98df8a'}
 
 # %% ../nbs/19_compose.ipynb #19-030
+def data_name(
+    table:pd.DataFrame # with a column dataset, and jpeg if its images are known to come from JPEG files or not
+) -> str: # for an axis
+    "The data set of a table; a JPEG copy is called one."
+    return table.dataset.iloc[0] + ', JPEG copy'*bool('jpeg' in table and table.jpeg.iloc[0])
+
 def draw_lines(
     ax, # matplotlib axes
     table:pd.DataFrame, # with a column arm
@@ -253,8 +259,7 @@ def plot_compose(
                 ax.plot(rows.k, rows.accuracy, 'x', ms=4, alpha=.6, color=COLOURS['paper' if method == 'ours' else method])
             axes[-1].plot([], [], 'x', color='0.4', label='the paper’s points,\nits own network')      # for the legend
         ax.set(title=title, xlabel='images k', xticks=sorted(table.k.unique()))
-    n, name = table.n.iloc[0], table.dataset.iloc[0] + (', JPEG copy' if table.dataset.iloc[0] == 'cifar10' else '')
-    axes[0].set_ylabel(f'accuracy per image\n({name}, n = {n:,})')
+    axes[0].set_ylabel(f'accuracy per image\n({data_name(table)}, n = {table.n.iloc[0]:,})')
     axes[-1].legend(loc='center left', bbox_to_anchor=(1, .5), frameon=False)
     fig.tight_layout()
     return fig

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from .checkpoint import Checkpoints
-from .compose import IMAGE_METHODS, SCORES, ComposeCell, accuracy, draw_lines, run_compose
+from .compose import IMAGE_METHODS, SCORES, ComposeCell, accuracy, data_name, draw_lines, run_compose
 from .distributed import FirstKeeps, process_group, share_of_batches, start_together
 from .images import CLASSES, SHAPES, ImageData, load_images
 from .results import environment, write_whole
@@ -63,7 +63,7 @@ def run_image_cells(
     for cell in cells:
         data = images_of(cell['dataset'], data_dir, cell['images'])
         row = run_compose(cell_of(cell), validation_data(data) if cell['validate'] else data, device)
-        rows.append(row.assign(peak_memory_gib=peak_memory()))
+        rows.append(row.assign(peak_memory_gib=peak_memory(), jpeg='(JPEG)' in data.source))
     return rows
 
 # %% ../nbs/30_image_study.ipynb #30-009
@@ -268,7 +268,7 @@ def compact_images(
     table:pd.DataFrame # of a sweep of image cells
 ) -> pd.DataFrame: # fewer columns and digits
     "Settings that vary, and measurements, to six digits; confusion tables of the first seed only."
-    always = ['dataset', 'arm', 'method', 'k', 'n', 'passes', 'permute', 'share', 'seed', 'lr', 'p', *SCORES, 'by_position', 'purity', 'served', 'assigned',
+    always = ['dataset', 'jpeg', 'arm', 'method', 'k', 'n', 'passes', 'permute', 'share', 'seed', 'lr', 'p', *SCORES, 'by_position', 'purity', 'served', 'assigned',
               'align_gflop', 'align_seconds', 'train_gflop', 'train_seconds', 'peak_memory_gib']
     kept = table[always + [c for c in table if c not in always and c not in ('cell', 'images') and table[c].nunique(dropna=False) > 1]].copy()
     kept['confusion'] = table.confusion.where(table.seed == table.seed.min(), '')
@@ -306,7 +306,7 @@ def plot_image_samples(
         n = sorted(rows.n.unique())
         ax.set(title=title, xlabel='different samples n', xscale='log')
         ax.set_xticks(n, [f'{v:,}' for v in n], fontsize=7), ax.minorticks_off()
-    axes[0].set_ylabel(f'accuracy per image\n({table.dataset.iloc[0]}, k = {table.k.iloc[0]})')
+    axes[0].set_ylabel(f'accuracy per image\n({data_name(table)}, k = {table.k.iloc[0]})')
     axes[1].legend(loc='center left', bbox_to_anchor=(1, .5), frameon=False)
     fig.tight_layout()
     return fig
@@ -324,7 +324,7 @@ def plot_controls(
         spent = table[table.k == k].groupby('arm').apply(lambda t: (t.align_gflop + t.train_gflop).mean(), include_groups=False)
         ax.errorbar(rows['mean'], rows.arm, xerr=2*rows.se.fillna(0), fmt='o', ms=4, capsize=2, color='C0')
         for arm, mean in zip(rows.arm, rows['mean']): ax.annotate(f'{spent[arm]/1e3:.3g}', (mean, arm), (0, 4), textcoords='offset points', fontsize=6, ha='center')
-        ax.set(title=f'k = {k}', xlabel='accuracy per image (above: TFLOP spent)')
+        ax.set(title=f'k = {k}', xlabel=f'accuracy per image, {data_name(table)}\n(above: TFLOP spent)')
     fig.tight_layout()
     return fig
 

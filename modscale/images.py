@@ -120,7 +120,7 @@ def read_parquet(
     dataset:str, # name of the data set
     split:str, # train or test
     limit:int|None=None, # at most this many images
-): # None, or images uint8 (N, H, W, C), labels int64 (N,), file names
+): # None, or images uint8 (N, H, W, C), labels int64 (N,), file names, of JPEG pictures marked as such
     "Read one split from Parquet files; raises `DataCorrupt` for a missing shard, a bad row or a broken file."
     files = sorted(f for f in folder.glob(f'{split}*.parquet') if re.fullmatch(rf'{split}([-_.].*)?\.parquet', f.name))
     if not files: return None
@@ -129,12 +129,13 @@ def read_parquet(
         have = [tuple(map(int, s.groups())) if s else None for s in shards]
         if have != [(i, len(files)) for i in range(len(files))]:
             raise DataCorrupt(f'{folder}: not one complete set of shards: {", ".join(f.name for f in files)}')
-    x, y = [], []
+    x, y, jpeg = [], [], set()
     for f in files:
         for where, data, label in islice(parquet_rows(f, len(CLASSES[dataset])), None if limit is None else limit - len(y)):
             x.append(decode(data, SHAPES[dataset], where)); y.append(label)
+            if data.startswith(b'\xff\xd8'): jpeg.add(f)
     if not x: raise DataCorrupt(f'{files[0]}: holds no images')
-    return np.stack(x), np.array(y, dtype=np.int64), [f.name for f in files]
+    return np.stack(x), np.array(y, dtype=np.int64), [f.name + ' (JPEG)'*(f in jpeg) for f in files]
 
 # %% ../nbs/16_images.ipynb #16-016
 def read_idx(
