@@ -23,7 +23,7 @@ from .images import NOISE_LEVELS, ComposeTask, ImageData, batches_ahead
 from .matching import match_inputs
 from .nets import ModularNet, MonolithicNet, count_parameters
 from .sine import COLOURS, count_flops, summarise
-from .symbols import choice, real_above, whole
+from .symbols import choice, real_above, single
 from .train import Fit, cross_entropy, fit
 
 # %% ../nbs/19_compose.ipynb #19-005
@@ -65,8 +65,8 @@ def check_cell(
 ):
     "Check the settings of a run; raises `ValueError` naming the argument that is out of range, with its value."
     choice('method', cell.method, IMAGE_METHODS), choice('precision', cell.precision, ('float32', 'bfloat16'))
-    for name in ('k', 'n', 'passes', 'b', 'width', 'batch', 'align_steps', 'test'): whole(name, getattr(cell, name))
-    for name in ('align_samples', 'match_samples'): whole(name, getattr(cell, name), 2)
+    for name in ('k', 'n', 'passes', 'b', 'width', 'batch', 'align_steps', 'test'): single(name, getattr(cell, name))
+    for name in ('align_samples', 'match_samples'): single(name, getattr(cell, name), 2)
     for name in ('lr', 'align_lr'): real_above(name, getattr(cell, name), 0)
     if cell.n < cell.batch: raise ValueError(f'n must be at least one batch of {cell.batch}, got n={cell.n}')
     if cell.write is not None: choice('write', cell.write, ('own', 'all'))
@@ -74,7 +74,7 @@ def check_cell(
     if cell.share and not cell.sees_own: raise ValueError(f'share must be False for {cell.method}: its modules see different things, got share={cell.share!r}')
     if cell.share and cell.K not in (None, cell.k): raise ValueError(f'K must be k={cell.k} with shared weights, further modules would be copies, got K={cell.K}')
     if cell.share and cell.k > 1 and not cell.writes_own: raise ValueError("write must be own with shared weights: equal modules cannot tell whose labels to write, got write='all'")
-    if cell.K is not None and whole('K', cell.K) % (cell.k if cell.sees_own or cell.writes_own else 1):
+    if cell.K is not None and single('K', cell.K) % (cell.k if cell.sees_own or cell.writes_own else 1):
         raise ValueError(f'K must be a multiple of k={cell.k} for {cell.method}, got K={cell.K}')
 
 # %% ../nbs/19_compose.ipynb #19-007

@@ -16,7 +16,7 @@ from torch.nn.functional import normalize, one_hot, pad
 
 from .images import ComposeTask
 from .islands import descend
-from .symbols import real_above, whole
+from .symbols import real_above, single
 
 # %% ../nbs/17_image_align.ipynb #17-007
 def relevance(
@@ -26,8 +26,8 @@ def relevance(
     device:str='cpu', # where to compute
 ) -> tuple[torch.Tensor, float]: # R, float64 (m, k) with 0 for constant inputs, and the operations spent
     "Squared cross-covariance of each input with each label group, in units of its law under independence (17_image_align, step 2)."
-    q, total = task.n_classes, whole('n', n, 2).item()
-    whole('chunk', chunk)
+    q, total = task.n_classes, single('n', n, 2)
+    single('chunk', chunk)
     xy, x1, x2, y1 = (torch.zeros(s, dtype=torch.float64, device=device) for s in ((task.m, task.k*q), (task.m,), (task.m,), (task.k*q,)))
     for at in range(0, total, chunk):
         x, y = task.batch(at, min(chunk, total - at), 'train', device=device)
@@ -79,8 +79,8 @@ def wrong_module(
 ) -> np.ndarray: # chance of each input to go to a wrong label group, shape (m,)
     "Chance that the most relevant label group is not the own one (17_image_align, step 4)."
     u = (np.arange(points) + .5)/points
-    t = ncx2.ppf(u, n_classes - 1, np.asarray(own)[:, None]*whole('n', n).item())
-    return 1 - (chi2.cdf(t, n_classes - 1)**(whole('k', k).item() - 1)).mean(1)
+    t = ncx2.ppf(u, n_classes - 1, np.asarray(own)[:, None]*single('n', n))
+    return 1 - (chi2.cdf(t, n_classes - 1)**(single('k', k) - 1)).mean(1)
 
 # %% ../nbs/17_image_align.ipynb #17-023
 def paper_image_objective(
@@ -110,8 +110,8 @@ def paper_image_projections(
     if U.ndim != 3 or U.shape[1] != task.m: raise ValueError(f'U must have shape (K, {task.m}, b), got U of shape {tuple(U.shape)}')
     if U.shape[2] > task.m: raise ValueError(f'b must be at most m={task.m}, got b={U.shape[2]}')
     U, q, at = normalize(U.detach(), dim=1), task.n_classes, 0
-    whole('batch', batch, 2), real_above('lr', lr, 0)
-    last = math.inf if n is None else whole('n', n, batch).item() - batch
+    single('batch', batch, 2), real_above('lr', lr, 0)
+    last = math.inf if n is None else single('n', n, batch) - batch
     def evaluate(_):
         nonlocal at
         x, y = task.batch(at, batch, 'train', device=str(U.device))
@@ -122,7 +122,7 @@ def paper_image_projections(
         return value.item()/len(U)
     @torch.no_grad()
     def project(): U.copy_(normalize(U, dim=1))
-    history = descend([U], evaluate, project, batch, whole('steps', steps).item(), lr, batch, seed=0)
+    history = descend([U], evaluate, project, batch, single('steps', steps), lr, batch, seed=0)
     return U.detach(), history, 4.*steps*batch*U.numel()
 
 # %% ../nbs/17_image_align.ipynb #17-032

@@ -20,7 +20,7 @@ from http.client import HTTPException
 from itertools import count, islice
 from pathlib import Path
 import numpy as np
-from .symbols import choice, real_above, single
+from .symbols import choice, scalar, single
 
 # %% ../nbs/16_images.ipynb #16-006
 CLASSES = {'digits': tuple('0123456789'),
@@ -417,8 +417,7 @@ def sample_batch(
 ) -> tuple['torch.Tensor', 'torch.Tensor']: # inputs (size, m) and classes int64 (size, k)
     "Samples start, ..., start + size - 1 of a split, the same in batches of any size; raises `ValueError` for bad arguments."
     import torch
-    if np.ndim(noise): raise ValueError(f'noise must be a single number, got noise={noise!r}')
-    noise = real_above('noise', noise, 0, strict=False).item()
+    noise = scalar('noise', noise)
     dtype = getattr(torch, choice('dtype', str(dtype).removeprefix('torch.'), ('float32', 'bfloat16')))
     index, y = sample_indices(task, start, size, split)
     images = task.data.train_x if split == 'train' else task.data.test_x

@@ -18,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 
 from .images import ComposeTask, ImageData
 from .sine import count_flops
-from .symbols import whole
+from .symbols import single
 
 # %% ../nbs/18_matching.ipynb #18-006
 def class_signatures(
@@ -29,7 +29,7 @@ def class_signatures(
     device:str='cpu', # where to compute
 ) -> tuple[torch.Tensor, torch.Tensor, float]: # class means (K, q, s), covariances (K, s, s), and the operations spent
     "Class means and covariance of each module's inputs (18_matching, step 1). Raises `ValueError` for bad sizes."
-    q, total, (K, s) = task.n_classes, whole('n', n, 2).item(), support.shape
+    q, total, (K, s) = task.n_classes, single('n', n, 2), support.shape
     if K != task.k: raise ValueError(f'support must have a row for each of the {task.k} images, got shape {tuple(support.shape)}')
     zeros = lambda *shape: torch.zeros(K, *shape, dtype=torch.float64, device=device)
     cov, sums, count, support = zeros(s, s).float(), zeros(q, s), zeros(q, 1), support.to(device)

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from .spectrum import eigenvalues, head_trace, tail_trace
-from .symbols import check, real_above, single, whole
-from .theory import compare, mean_losses, min_norm_losses, named_spectrum, plot_theorem1, predict_loss, scalar, theorem1
+from .symbols import check, real_above, scalar, single, whole
+from .theory import compare, mean_losses, min_norm_losses, named_spectrum, plot_theorem1, predict_loss, theorem1
 
 # %% ../nbs/06_modular_theory.ipynb #06-006
 def effective_rho(

@@ -20,8 +20,8 @@ from .loss_law import log_loss_moments, loss_quantile, sample_study, square_trac
 from .pinv import pinv_norm
 from .ridge import optimal_ridge, predict_ridge_loss
 from .spectrum import head_trace, tail_trace
-from .symbols import check, choice, real_above, single
-from .theory import scalar, theorem1
+from .symbols import check, choice, real_above, scalar, single
+from .theory import theorem1
 
 # %% ../nbs/07_planner.ipynb #07-005
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ from numpy.polynomial.hermite_e import hermegauss
 from scipy.optimize import nnls
 from scipy.special import gammaln, ndtr, ndtri, owens_t
 
-from .symbols import choice, real_above, single
-from .theory import scalar
+from .symbols import choice, real_above, scalar, single
 
 # %% ../nbs/09_tasks.ipynb #09-025
 def hermite_values(

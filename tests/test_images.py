@@ -203,6 +203,22 @@ def test_broken_parquet_files_are_named(tmp_path):
     shard.unlink()
     with pytest.raises(DataCorrupt, match='not one complete set of shards'): load_images('cifar10', tmp_path)
 
+def test_parquet_names_files_with_bad_text_and_rows_with_bad_labels(tmp_path):
+    data = made('cifar10')
+    write_parquet(tmp_path, data)
+    file, whole = tmp_path/'train.parquet', (tmp_path/'train.parquet').read_bytes()
+    assert b'7.png' in whole
+    file.write_bytes(whole.replace(b'7.png', b'\xff\xfe\xff\xfe\xff'))                     # a path that is not UTF-8
+    with pytest.raises(DataCorrupt, match='train.parquet: not a complete Parquet file'): load_images('cifar10', tmp_path)
+    parquet(file, data['train'][0], [bool(v % 2) for v in data['train'][1]])
+    with pytest.raises(DataCorrupt, match='train.parquet, row 0: label (True|False) not 0..9'): load_images('cifar10', tmp_path)
+
+def test_source_says_which_files_hold_jpeg_pictures(tmp_path):
+    data = made('cifar10')
+    write_parquet(tmp_path, data)
+    parquet(tmp_path/'train.parquet', [], data['train'][1], raw=[dict(bytes=encode(a, 'jpeg'), path='') for a in data['train'][0]])
+    assert load_images('cifar10', tmp_path).source == 'Parquet: train.parquet (JPEG), test.parquet'
+
 def test_parquet_columns_splits_and_doubles(tmp_path):
     data = made('cifar10')
     write_parquet(tmp_path, data)
