@@ -52,7 +52,7 @@ def pytest_unconfigure(config):
 def run_cli(tmp_path):
     "Run the command line in a process of its own, in an empty folder: `run_cli('theory', '--help', env={...}).stdout`."
     def run(*args, env=None, timeout=120, **kw):
-        return subprocess.run([sys.executable, '-m', 'modscale.cli', *map(str, args)], text=True, timeout=timeout, stdin=subprocess.DEVNULL,
+        return subprocess.run([sys.executable, '-m', 'modscale.app.cli', *map(str, args)], text=True, timeout=timeout, stdin=subprocess.DEVNULL,
                               **{'capture_output': True, 'cwd': tmp_path, **kw}, env={**os.environ, **(env or {})})
     return run
 

@@ -1,4 +1,4 @@
-"""Runs one notebook in this process: `python tests/notebooks.py nbs/03_theory.ipynb`. Exit status 1 and the failing cell if one fails.
+"""Runs one notebook in this process: `python tests/notebooks.py nbs/theory/03_theorem1.ipynb`. Exit status 1 and the failing cell if one fails.
 The cell that runs is named on stderr, so that whoever stops this knows where it was.
 
 nbdev decides which cells run (its `tst_flags` are skipped, unless MODSCALE_TEST_FLAGS names them). An exported cell runs under the file
@@ -14,10 +14,10 @@ root = Path(__file__).resolve().parents[1]
 
 def places(nb):
     "For each exported cell of a notebook, by id: its file in the library and the number of lines before its code there."
-    found = {}
-    for file in (root/'modscale').glob('*.py'):
+    found, name = {}, nb.relative_to(root/'nbs').as_posix()
+    for file in (root/'modscale').rglob('*.py'):
         for i, line in enumerate(file.read_text(encoding='utf-8').splitlines(), start=1):
-            m = re.match(rf'# %% \S*/{re.escape(nb.name)} #(\S+)$', line)
+            m = re.match(rf'# %% \S*/nbs/{re.escape(name)} #(\S+)$', line)
             if m: found[m[1]] = (str(file), i)
     return found
 

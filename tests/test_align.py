@@ -3,9 +3,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from modscale.align import align
-from modscale.kernel import coverage, likeness
-from modscale.tasks import make_task
+from modscale.rule.align import align
+from modscale.rule.kernel import coverage, likeness
+from modscale.nets.tasks import make_task
 
 FAST = dict(steps=60, rounds=1, islands=2)
 

@@ -2,7 +2,7 @@
 import json, re, shutil, subprocess, sys
 from pathlib import Path
 import pytest
-from modscale.docs import exported, external_requests, page_name
+from modscale.app.docs import exported, external_requests, page_name
 
 root = Path(__file__).resolve().parents[1]
 notebooks = {page_name(f): json.loads(f.read_text(encoding='utf-8')) for f in sorted((root/'nbs').glob('*.ipynb'))}
@@ -10,7 +10,7 @@ notebooks = {page_name(f): json.loads(f.read_text(encoding='utf-8')) for f in so
 @pytest.fixture(scope='module')
 def site(tmp_path_factory):
     out = tmp_path_factory.mktemp('docs')/'site'
-    command = f'import sys; sys.path[0] = {str(root)!r}\nfrom modscale.docs import main; main()'
+    command = f'import sys; sys.path[0] = {str(root)!r}\nfrom modscale.app.docs import main; main()'
     done = subprocess.run([sys.executable, '-c', command, 'build', '--out', out], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return out

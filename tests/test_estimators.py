@@ -2,7 +2,7 @@
 import pickle
 import numpy as np, pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
-from modscale.estimators import ModularBase, ModularClassifier, ModularRegressor, plot_modules
+from modscale.rule.estimators import ModularBase, ModularClassifier, ModularRegressor, plot_modules
 
 short = dict(steps=10, rounds=0, max_candidates=4, network_steps=100)
 

@@ -1,23 +1,11 @@
 "The library, the README and the notebooks agree, and nothing in them belongs to one machine."
-import ast, json, re, shutil, subprocess, sys, time
+import ast, re, shutil, subprocess, sys
 from pathlib import Path
 import pytest
 
-root = Path(__file__).resolve().parents[1]
-notebooks = sorted((root/'nbs').glob('*.ipynb'))
-each = pytest.mark.parametrize('nb', notebooks, ids=lambda nb: nb.stem)
+from structure import code, directives, module, notebooks, place, root, rooms, stem
 
-def code(nb):
-    "The code cells of a notebook: (directives, source without directives and magics)."
-    for cell in json.loads(nb.read_text(encoding='utf-8'))['cells']:
-        if cell['cell_type'] != 'code': continue
-        lines = ''.join(cell['source']).splitlines()
-        marks = [line[2:].split() for line in lines if line.startswith('#|')]
-        yield marks, '\n'.join(line for line in lines if not re.match(r'#\||\s*[%!]', line))
-
-def module(nb):
-    "The module that a notebook exports to, None if it exports nothing."
-    return next((m[1] for marks, _ in code(nb) for m in marks if m[0] == 'default_exp'), None)
+each = pytest.mark.parametrize('nb', notebooks, ids=stem)
 
 def texts(folder, pattern): return {str(f.relative_to(folder)): f.read_text(encoding='utf-8') for f in sorted(folder.rglob(pattern))}
 
@@ -35,31 +23,27 @@ def test_notebooks_are_clean(checkout, run_python):
 
 def test_readme_is_the_index(checkout, run_python):
     figures = lambda folder: {f.name: f.read_bytes() for f in folder.glob('nbs/_readme/*')}
-    run_python("from modscale.docs import main; main(['readme'])", cwd=checkout)
+    run_python("from modscale.app.docs import main; main(['readme'])", cwd=checkout)
     assert (root/'README.md').read_text(encoding='utf-8') == (checkout/'README.md').read_text(encoding='utf-8'), 'run modscale-docs readme'
     assert figures(root) == figures(checkout), 'run modscale-docs readme'
 
-@each
-def test_a_notebook_imports_only_lower_numbers(nb):
-    number = {module(f): f.name for f in notebooks if f.name[0].isdigit()}
-    imported = set()
-    for _, source in code(nb):
-        for o in ast.walk(ast.parse(source)):
-            if isinstance(o, ast.Import): imported |= {a.name for a in o.names}
-            if isinstance(o, ast.ImportFrom) and o.module == 'modscale': imported |= {f'modscale.{a.name}' for a in o.names}
-            elif isinstance(o, ast.ImportFrom): imported.add(o.module)
-    below = [m for m in imported if m.startswith('modscale.')]
-    assert [m for m in below if number.get(m[9:], '') > nb.name] == []
+def imported(source):
+    "Modules, and names in modules, that a cell imports from this package."
+    for o in ast.walk(ast.parse(source)):
+        if isinstance(o, ast.Import): yield from (a.name for a in o.names)
+        if isinstance(o, ast.ImportFrom) and o.module:
+            yield o.module
+            yield from (f'{o.module}.{a.name}' for a in o.names)
+
+def test_the_rooms_are_all_there():
+    assert {nb.parent.name for nb in notebooks} == {*rooms, 'nbs'}
+    assert {f.parent.name for f in (root/'modscale').rglob('*.py')} - {'modscale'} <= set(rooms)
 
 @each
-def test_exported_cells_are_short(nb):
-    long = [source.strip().splitlines()[0] for marks, source in code(nb) if ['export'] in marks and len(source.strip().splitlines()) >= 40]
-    assert long == []
-
-@each
-def test_a_notebook_states_its_claim(nb):
-    first = ''.join(json.loads(nb.read_text(encoding='utf-8'))['cells'][0]['source']).splitlines()
-    assert first[0].startswith('# ') and any(line.startswith('> ') for line in first)
+def test_a_notebook_imports_only_from_earlier_ones(nb):
+    number = {f'modscale.{module(f)}': place(f) for f in notebooks if module(f)}
+    later = [m for _, source in code(nb) for m in imported(source) if number.get(m, (-1, '')) > place(nb)]
+    assert later == []
 
 def test_no_traces_of_a_machine():
     if not shutil.which('git'): pytest.skip('git is missing')
@@ -80,6 +64,6 @@ def test_import_is_quick_and_light():
 
 @pytest.mark.parametrize('name', ['docs', 'cli'])
 def test_commands_start_without_heavy_imports(name, run_python):
-    if not (root/'modscale'/f'{name}.py').exists(): pytest.skip(f'no modscale.{name}')
-    loaded = run_python(f'import modscale.{name}; print(*sys.modules)').stdout.split()
+    if not (root/'modscale'/'app'/f'{name}.py').exists(): pytest.skip(f'no modscale.app.{name}')
+    loaded = run_python(f'import modscale.app.{name}; print(*sys.modules)').stdout.split()
     assert {'torch', 'matplotlib', 'sphinx', 'nbdev', 'nbconvert'} & set(loaded) == set()

@@ -3,21 +3,21 @@ import gzip, json, os, random, signal, struct, subprocess, sys, time
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
-from modscale import image_study
-from modscale.cli import main
-from modscale.compose import ComposeCell, run_compose
-from modscale.image_study import fig4b_study, image_controls_study, image_samples_study, permuted_study, rates_study, train_images
-from modscale.images import load_images
+from modscale.images import study as image_study
+from modscale.app.cli import main
+from modscale.images.compose import ComposeCell, run_compose
+from modscale.images.study import fig4b_study, image_controls_study, image_samples_study, permuted_study, rates_study, train_images
+from modscale.images.data import load_images
 
 root = Path(__file__).resolve().parents[1]
 small = '--k 3 --samples 4096 --batch 32 --b 8 --width 32 --test 400 --permute --minutes 0'.split()
 plain = {k: v for k, v in os.environ.items() if k not in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')}
 plain |= dict(PYTHONPATH=str(root), OMP_NUM_THREADS='1')
 
-def command(*args): return [sys.executable, '-m', 'modscale.cli', 'train', *map(str, args)]
+def command(*args): return [sys.executable, '-m', 'modscale.app.cli', 'train', *map(str, args)]
 
 def train(*args, cwd, processes=1, timeout=300):
-    start = [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={processes}', '-m', 'modscale.cli', 'train', *map(str, args)]
+    start = [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={processes}', '-m', 'modscale.app.cli', 'train', *map(str, args)]
     return subprocess.run(start if processes > 1 else command(*args), cwd=cwd, env=plain, capture_output=True, text=True, timeout=timeout)
 
 def numbers(folder):

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 from scipy.stats import chi2
-import modscale.images as images
-from modscale.images import (CLASSES, NOISE_LEVELS, SHAPES, ComposeTask, DataCorrupt, DataNotFound, ImageData, batches_ahead, held_out,
+import modscale.images.data as images
+from modscale.images.data import (CLASSES, NOISE_LEVELS, SHAPES, ComposeTask, DataCorrupt, DataNotFound, ImageData, batches_ahead, held_out,
                              load_images, made_ahead, set_sizes)
 
 N = dict(train=40, test=20)
@@ -575,7 +575,7 @@ def test_the_thread_ends_with_its_consumer(digits):
     batches_ahead(task, 10, ahead=3).close()  # never begun
 
 def test_a_process_ends_with_a_generator_half_way():
-    program = ("from modscale.images import *; g = batches_ahead(ComposeTask(load_images('digits'), k=2), 10, ahead=3); next(g); next(g);"
+    program = ("from modscale.images.data import *; g = batches_ahead(ComposeTask(load_images('digits'), k=2), 10, ahead=3); next(g); next(g);"
                "import threading; print(threading.active_count())")
     out = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, timeout=60)
     assert out.returncode == 0 and out.stdout == '2\n' and out.stderr == ''
@@ -657,4 +657,4 @@ def test_examples_are_drawn(digits):
 
 def test_import_is_light():
     heavy = "('torch', 'torchvision', 'PIL', 'sklearn', 'pyarrow', 'matplotlib')"
-    subprocess.run([sys.executable, '-c', f'import sys, modscale.images; sys.exit(any(m in sys.modules for m in {heavy}))'], check=True)
+    subprocess.run([sys.executable, '-c', f'import sys, modscale.images.data; sys.exit(any(m in sys.modules for m in {heavy}))'], check=True)

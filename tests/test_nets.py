@@ -1,8 +1,8 @@
 "Stacked networks: gradients by hand against automatic ones, and independence of the stack, for any sizes."
 import pytest, torch
 from hypothesis import given, settings, strategies as st
-from modscale.nets import ModularNet, MonolithicNet, flatten_parameters, random_projections
-from modscale.train import fit, gradient_of, minibatches, mse
+from modscale.nets.networks import ModularNet, MonolithicNet, flatten_parameters, random_projections
+from modscale.nets.train import fit, gradient_of, minibatches, mse
 
 few = settings(max_examples=25, deadline=None)
 sizes = dict(S=st.integers(1, 3), m=st.integers(1, 4), d=st.integers(1, 3), width=st.integers(1, 9), depth=st.integers(1, 4), B=st.integers(1, 9), K=st.integers(0, 3))

@@ -4,14 +4,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import pytest
 
-root = Path(__file__).resolve().parents[1]
-notebooks = sorted((root/'nbs').glob('*.ipynb'))
+from structure import notebooks, root, stem
+
 budget = 120 # seconds, with every core busy
-longer = {} # exceptions: stem of a notebook, to seconds
+longer = {} # exceptions: room and name of a notebook, to seconds
 
 def run(nb, started):
     "Run one notebook; returns (what went wrong, empty if nothing, and seconds)."
-    limit, t = longer.get(nb.stem, budget), time.monotonic()
+    limit, t = longer.get(stem(nb), budget), time.monotonic()
     p = subprocess.Popen([sys.executable, str(root/'tests'/'notebooks.py'), str(nb)], text=True, cwd=root,
                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     started.append(p)
@@ -34,7 +34,7 @@ def runs(request):
         for p in started:
             if p.poll() is None: p.kill()
 
-@pytest.mark.parametrize('nb', notebooks, ids=lambda nb: nb.stem)
+@pytest.mark.parametrize('nb', notebooks, ids=stem)
 def test_notebook(nb, runs):
     error, seconds = runs[nb].result()
     if error: pytest.fail(f'{nb.name} failed after {seconds:.1f} s\n{error}', pytrace=False)

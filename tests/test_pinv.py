@@ -4,7 +4,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings, strategies as st
-from modscale.pinv import (advance, estimate_pinv_norm, pinv_norm, pinv_norm_tail, pinv_norm_var, pinv_tail_law, plot_pinv, sample_by_blocks,
+from modscale.theory.pinv import (advance, estimate_pinv_norm, pinv_norm, pinv_norm_tail, pinv_norm_var, pinv_tail_law, plot_pinv, sample_by_blocks,
                            sample_by_rows, sample_pinv_norm, sample_quantiles, simulate_pinv_norm, tail_table)
 
 fixed = settings(derandomize=True, deadline=None, max_examples=60)

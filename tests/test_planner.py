@@ -2,12 +2,12 @@
 import json
 import numpy as np, pandas as pd, pytest
 from hypothesis import assume, given, settings, strategies as st
-from modscale.loss_law import check_sizes, log_loss_moments, loss_cdf, loss_quantile, loss_var, sample_losses, sample_study, square_traces
-from modscale.paper_figures import fig2_errors, fig2_table, fig3_errors, fig3_table
-from modscale.planner import cheapest_samples, coverage_study, fit_spectrum, optimal_p, plan, predict, read_losses, sample_complexity, synthetic_losses
-from modscale.ridge import fixed_point, optimal_ridge, predict_ridge_loss, ridge_loss
-from modscale.spectrum import head_trace, tail_trace
-from modscale.theory import predict_loss, theorem1
+from modscale.theory.loss_law import check_sizes, log_loss_moments, loss_cdf, loss_quantile, loss_var, sample_losses, sample_study, square_traces
+from modscale.theory.paper_figures import fig2_errors, fig2_table, fig3_errors, fig3_table
+from modscale.theory.planner import cheapest_samples, coverage_study, fit_spectrum, optimal_p, plan, predict, read_losses, sample_complexity, synthetic_losses
+from modscale.theory.ridge import fixed_point, optimal_ridge, predict_ridge_loss, ridge_loss
+from modscale.theory.spectrum import head_trace, tail_trace
+from modscale.theory.theorem1 import predict_loss, theorem1
 
 fixed = settings(derandomize=True, deadline=None, max_examples=60)
 few = settings(fixed, max_examples=25)

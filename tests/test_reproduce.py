@@ -2,7 +2,7 @@
 import io, json, os, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
-from modscale.docs import external_requests
+from modscale.app.docs import external_requests
 
 PARTS = ('pinv', 'theorem1', 'ridge', 'loss_law', 'theorem2', 'universality', 'fig1', 'fig2', 'fig3', 'plan', 'align', 'thresholds', 'sine', 'fig2_trained', 'fig4', 'longer', 'families', 'images', 'images_permuted', 'image_samples', 'image_controls', 'image_rates')
 TIMES = ['align_seconds', 'train_seconds'] # all that may differ between two runs of the same cells
@@ -26,7 +26,7 @@ def write_images(folder, seed=0):
 def digits(tmp_path_factory):
     "A smoke run on digits, once for all tests here: (folder, what it printed)."
     out = tmp_path_factory.mktemp('reproduce')/'out'
-    done = subprocess.run([sys.executable, '-m', 'modscale.cli', 'reproduce', '--scale', 'smoke', '--out', out], capture_output=True, text=True, timeout=600)
+    done = subprocess.run([sys.executable, '-m', 'modscale.app.cli', 'reproduce', '--scale', 'smoke', '--out', out], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return out, done
 
@@ -79,7 +79,7 @@ def test_second_run_redoes_only_what_is_missing(digits, run_cli, tmp_path):
 
 def test_kill_loses_nothing(digits, run_cli, tmp_path):
     out = tmp_path/'out'
-    command = [sys.executable, '-m', 'modscale.cli', 'reproduce', '--scale', 'smoke', '--only', 'sine', '--quiet', '--out', out]
+    command = [sys.executable, '-m', 'modscale.app.cli', 'reproduce', '--scale', 'smoke', '--only', 'sine', '--quiet', '--out', out]
     p = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     end = time.monotonic() + 120
     while len(list((out/'cells').glob('*.json'))) < 2 and time.monotonic() < end: time.sleep(.05)

@@ -2,9 +2,9 @@
 import json
 from importlib.util import find_spec
 import numpy as np, pandas as pd, pytest
-from modscale import rivals
-from modscale.kernel import coverage
-from modscale.tasks import make_task
+from modscale.rule import rivals
+from modscale.rule.kernel import coverage
+from modscale.nets.tasks import make_task
 
 def needed(name):
     package = rivals.NEEDS.get(name, ('numpy',))[0].split('.')[0]

@@ -2,8 +2,9 @@
 import json, os, signal, subprocess, sys, threading, time
 from pathlib import Path
 import numpy as np, pandas as pd, pyarrow.parquet as pq, pytest
-from modscale.sweep import demo_run, demo_study, run_sweep
-from modscale.sweep_store import Study, grid, sweep_status
+from modscale.lab.sweep import demo_run, demo_study, run_sweep
+from modscale.base.study import Study, grid
+from modscale.lab.store import sweep_status
 
 posix = pytest.mark.skipif(os.name != 'posix', reason='needs signals')
 
@@ -71,7 +72,7 @@ def test_types_do_not_depend_on_groups(tmp_path, width):
 def test_kill_of_the_coordinator(undisturbed, run_cli, tmp_path, count):
     out = tmp_path/'out'
     words = ['sweep', 'run', 'demo', '--scale', 'smoke', '--out', out, '--quiet']
-    process = subprocess.Popen([sys.executable, '-m', 'modscale.cli', *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, '-m', 'modscale.app.cli', *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait(lambda: (out/'running').exists() and len(parts(out)) >= count, process)
     children = {Path('/proc')/c for f in Path(f'/proc/{process.pid}/task').glob('*/children') for c in f.read_text().split()}
     process.kill()
@@ -88,10 +89,11 @@ def test_kill_of_the_coordinator(undisturbed, run_cli, tmp_path, count):
 EVERY_MOMENT = '''
 import json, os, signal, sys, time
 from pathlib import Path
-from modscale.sweep import demo_run, run_sweep
-from modscale.sweep_store import Study, grid, made_by
+from modscale.lab.sweep import demo_run, run_sweep
+from modscale.base.study import Study, grid
+from modscale.lab.store import made_by
 import pandas as pd
-import modscale.pinv, joblib.parallel, tqdm
+import modscale.theory.pinv, joblib.parallel, tqdm
 made_by()                                                           # once, not in every child
 out, cells = Path(sys.argv[1]), grid(n=[5], p=[30, 0, 40, 50], seed=[0])
 study = Study('demo', cells, demo_run, width=2, modules=('pinv', 'sweep'))
@@ -137,7 +139,7 @@ def test_kill_at_every_file_operation(run_python, tmp_path):
 def test_one_coordinator_status_and_sigterm(undisturbed, run_cli, tmp_path):
     out = tmp_path/'out'
     words = ['sweep', 'run', 'demo', '--scale', 'quick', '--out', str(out), '--quiet']
-    process = subprocess.Popen([sys.executable, '-m', 'modscale.cli', *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, '-m', 'modscale.app.cli', *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     wait(lambda: len(parts(out)) >= 2 and list((out/'running').glob('*.json')), process)
     status = sweep_status(out)
     assert status['coordinator'] and status['running'] > 0 and sum(status[k] for k in ('done', 'running', 'failed', 'missing')) == status['cells'] == 240
@@ -258,7 +260,7 @@ def test_a_study_may_grow_and_not_shrink_or_mix(tmp_path):
 def test_other_code_is_computed_again_and_kept(tmp_path, monkeypatch):
     out, s = tmp_path/'out', study('code', picky, grid(i=[1, 2], flag=['x']))
     sweep(s, out)
-    monkeypatch.setattr('modscale.results.code_hash', lambda modules=None: 'other')
+    monkeypatch.setattr('modscale.lab.results.code_hash', lambda modules=None: 'other')
     assert sweep_status(out)['other_code'] == 2 and sweep_status(out)['missing'] == 2
     assert len(sweep(s, out)) == 2 and len(parts(out)) == 2 and sweep_status(out)['done'] == 2
 
@@ -267,7 +269,7 @@ def test_other_code_is_computed_again_and_kept(tmp_path, monkeypatch):
     (['run', 'demo', '--out', 'x', '--jobs', '0'], 'jobs=0'), (['run', 'demo', '--out', 'x', '--memory', 'nan'], 'memory=nan'),
     (['run', 'demo', '--out', 'x', '--address', 'tcp://a:1'], "address='tcp://a:1'"), (['status', 'nowhere'], "'nowhere'")], ids=lambda v: ' '.join(v) if isinstance(v, list) else '')
 def test_errors_are_one_line_and_exit_2(tmp_path, monkeypatch, capsys, words, message):
-    from modscale.cli import main
+    from modscale.app.cli import main
     monkeypatch.chdir(tmp_path)
     Path('file').touch()
     assert main(['sweep', *words]) == 2

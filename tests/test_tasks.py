@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np, pytest
 from hypothesis import assume, given, settings, strategies as st
 from scipy.special import ndtr
-from modscale.tasks import (FAMILIES, INPUTS, UPPER_THIRD, hinge_covariance, hinge_mean, make_task, plot_families, plot_modules, sine_task,
+from modscale.nets.tasks import (FAMILIES, INPUTS, UPPER_THIRD, hinge_covariance, hinge_mean, make_task, plot_families, plot_modules, sine_task,
                             upper_orthant, wave_moments)
 
 fixed = settings(derandomize=True, deadline=None, max_examples=60)

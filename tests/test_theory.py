@@ -2,11 +2,11 @@
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings, strategies as st
-from modscale.loss_law import loss_cdf, loss_quantile, loss_sf, sample_losses, sample_study, square_traces
-from modscale.ridge import predict_ridge_loss, ridge_loss
-from modscale.spectrum import effective_dimension, eigenvalues, head_trace, tail_trace
-from modscale.symbols import real_above, whole
-from modscale.theory import predict_loss, simulate_theorem1, theorem1, theorem1_table
+from modscale.theory.loss_law import loss_cdf, loss_quantile, loss_sf, sample_losses, sample_study, square_traces
+from modscale.theory.ridge import predict_ridge_loss, ridge_loss
+from modscale.theory.spectrum import effective_dimension, eigenvalues, head_trace, tail_trace
+from modscale.base.symbols import real_above, whole
+from modscale.theory.theorem1 import predict_loss, simulate_theorem1, theorem1, theorem1_table
 
 fixed = settings(derandomize=True, deadline=None, max_examples=60)
 size, dim, growth, variance = st.integers(1, 2000), st.integers(0, 15), st.floats(1.05, 4), st.floats(.01, 100)

@@ -4,10 +4,10 @@ from itertools import islice, repeat
 from pathlib import Path
 import pytest, torch
 from hypothesis import given, settings, strategies as st
-from modscale.checkpoint import Checkpoints, pack, unpack
-from modscale.distributed import FirstKeeps, Group, process_group, share_of_batches, start_together
-from modscale.nets import ModularNet, MonolithicNet, random_projections
-from modscale.train import cross_entropy, fit, minibatches, mse
+from modscale.nets.checkpoint import Checkpoints, pack, unpack
+from modscale.nets.distributed import FirstKeeps, Group, process_group, share_of_batches, start_together
+from modscale.nets.networks import ModularNet, MonolithicNet, random_projections
+from modscale.nets.train import cross_entropy, fit, minibatches, mse
 from test_wheel import installed, run, wheel
 
 root = Path(__file__).resolve().parents[1]
@@ -17,10 +17,10 @@ program = '''
 import os, signal, sys
 from itertools import islice
 import torch
-from modscale.checkpoint import Checkpoints
-from modscale.distributed import FirstKeeps, process_group, share_of_batches, start_together
-from modscale.nets import ModularNet, random_projections
-from modscale.train import fit, minibatches, mse
+from modscale.nets.checkpoint import Checkpoints
+from modscale.nets.distributed import FirstKeeps, process_group, share_of_batches, start_together
+from modscale.nets.networks import ModularNet, random_projections
+from modscale.nets.train import fit, minibatches, mse
 
 x = torch.randn(2, 100, 3, generator=torch.Generator().manual_seed(0))
 y, n = x.sin().sum(2, keepdim=True), torch.tensor([60, 80])
@@ -94,7 +94,7 @@ def test_a_cut_checkpoint_read_by_the_installed_package(tmp_path, installed):
     older, newer = sorted((tmp_path/'run').iterdir())
     newer.write_bytes(newer.read_bytes()[:-1])
     older.rename(older.with_name('step-000000000040.ckpt'))                   # names do not decide what is in a file
-    said = run(installed, '-c', 'from modscale.checkpoint import Checkpoints\nprint(Checkpoints("run").load()["step"])', cwd=tmp_path)
+    said = run(installed, '-c', 'from modscale.nets.checkpoint import Checkpoints\nprint(Checkpoints("run").load()["step"])', cwd=tmp_path)
     assert said.stdout == '59\n' and len(said.stderr.splitlines()) == 1 and 'step-000000000060.ckpt is damaged' in said.stderr
     assert newer.with_name(f'{newer.name}.damaged').exists()
     again, _ = train(Checkpoints(tmp_path/'run'))

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 root = Path(__file__).resolve().parents[1]
-modules = sorted(f'modscale/{f.name}' for f in (root/'modscale').glob('*.py'))
+modules = sorted(f.relative_to(root).as_posix() for f in (root/'modscale').rglob('*.py'))
 # the tools build and test what is not this checkout, so they are not measured
 plain = {k: v for k, v in os.environ.items() if not k.startswith('COVERAGE_') and k != 'PYTHONPATH'}
 tools = ['nbdev', 'fastcore', 'execnb', 'IPython', 'ipykernel', 'sphinx', 'myst_nb', 'nbconvert', 'pytest', 'hypothesis', 'coverage']
@@ -70,7 +70,7 @@ def test_every_module_imports_from_the_wheel(installed, tmp_path):
     assert all(line.startswith(str(installed.parents[1])) for line in out.split()) and len(out.split()) == len(names)
 
 def test_command_line_of_the_wheel(installed, tmp_path):
-    if 'modscale/cli.py' not in modules: pytest.skip('no modscale.cli')
+    if 'modscale/cli.py' not in modules: pytest.skip('no modscale.app.cli')
     assert 'usage' in run(installed.parent/'modscale', '--help', cwd=tmp_path).stdout
 
 def test_docs_command_says_what_is_missing(installed, tmp_path):
