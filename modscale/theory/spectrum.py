@@ -32,7 +32,7 @@ def eigenvalues(
     m, Omega, c = check(m=m, Omega=Omega, c=c)
     return law(whole('i', i, dtype=np.float64), Omega ** -m.astype(float), c)
 
-# %% ../../nbs/theory/01_spectrum.ipynb #01_spect-3d02f3
+# %% ../../nbs/theory/01_spectrum.ipynb #01_spect-b744f8
 def log_tail(
     p, # features of the model, float64, positive, broadcasts
     m, # input dimension, an array of whole numbers, broadcasts
@@ -63,12 +63,12 @@ def head_trace(
     m, Omega, c = check(m=m, Omega=Omega, c=c)
     return -c * np.expm1(-log_tail(real_above('p', p, 0), m, Omega))
 
-# %% ../../nbs/theory/01_spectrum.ipynb #01_spect-281e01
+# %% ../../nbs/theory/01_spectrum.ipynb #01_spect-f59f6e
 def spectrum_vector(
     spectrum, # eigenvalues
     least:int=1, # how many there must be
 ) -> np.ndarray: # as float64, shape (P,), P ≥ least
-    "Check that a spectrum is a vector of enough values, finite and not negative. Raises `ValueError` naming `spectrum`."
+    "Check that a spectrum is a vector of enough values that are not negative. Raises `ValueError` naming it."
     lam, = check(spectrum=spectrum)
     if lam.ndim != 1 or len(lam) < least:
         raise ValueError(f'spectrum must be a vector of at least {least} values, got {spectrum=}')
