@@ -3,8 +3,8 @@ import json
 import numpy as np, pytest
 from hypothesis import assume, given, settings, strategies as st
 from scipy import stats
-from modscale.theory.loss_law import (check_sizes, log_loss_moments, loss_quantile, loss_sf, sample_losses, sample_study,
-    square_traces)
+from modscale.theory.loss_law import (check_sizes, log_loss_moments, loss_quantile, loss_sf, sample_losses,
+    sample_study, square_traces)
 from modscale.theory.paper_figures import fig2_errors, fig2_table, fig3_errors, fig3_table
 from modscale.theory.planner import (cheapest_samples, coverage_table, fit_spectrum, optimal_p, plan, predict,
                                      read_losses,

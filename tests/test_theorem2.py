@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from modscale.theory.theorem2 import (asymptotic_parameters, captured_variance, effective_rho, hermite,
-    predict_directions, predict_modular_loss, random_share, simulate_hermite, simulate_theorem2, subspace_share,
+    predict_directions, predict_modular_loss, simulate_hermite, simulate_theorem2,
     theorem2,
     theorem2_table, unit_columns, universality_table, whiten_degrees)
 from modscale.theory.spectrum import tail_trace
@@ -15,7 +15,6 @@ size, growth = st.integers(1, 2000), st.floats(1.05, 4)
 part, modules = st.floats(0, 10), st.integers(1, 9)
 share, seeds = st.floats(0, 1), st.integers(0, 999)
 few, dims = st.integers(1, 4), st.integers(2, 6)
-cosines = st.lists(share, min_size=1, max_size=4)
 
 def directions(rng, m, k):
     U = rng.standard_normal((m, k))
@@ -75,15 +74,6 @@ def test_one_to_one_directions_are_an_effective_correlation(n, theta, k, q, nois
                         effective_rho(lam, np.cos(theta)**np.arange(1, q + 1)), noise)
     np.testing.assert_allclose(predict_directions(n, U, V, q, lam, noise), expected, rtol=1e-9)
 
-@fixed
-@given(cos=cosines, a=st.integers(0, 6))
-def test_subspaces_share_a_symmetric_polynomial_of_their_cosines(cos, a):
-    got, b = float(subspace_share(cos, a)), len(cos)
-    for same in (cos[::-1], [*cos, 0]): assert got == pytest.approx(float(subspace_share(same, a)))
-    assert got <= comb(a + b - 1, a) + 1e-9 and float(subspace_share([1]*b, a)) == comb(a + b - 1, a)
-    if b == 1: assert got == pytest.approx(cos[0]**(2*a))
-    if a == 1: assert got == pytest.approx(sum(c*c for c in cos))
-
 # simulations
 def test_tables_and_simulations_agree_with_the_theory_outside_the_grids():
     settings = (40, 2, 3, 5, 1, .5, 'power'), (9, 3, 2, 12, 1, .7, 'isotropic'), (40, 2, 2, 2, 1, (1., .5), 'power')
@@ -122,9 +112,8 @@ def test_simulations_repeat_and_depend_on_their_seed():
     ('q', lambda: hermite([1.], 0)),
     ('U_hat', lambda: captured_variance(np.eye(2), np.eye(3), [1])),
     ('spectrum', lambda: captured_variance(np.eye(2), np.eye(2), [[1]])),
-    ('spectrum', lambda: predict_directions(5, np.eye(2), np.eye(2), 3, [1])), ('K', lambda: random_share(3, 2, 1)),
+    ('spectrum', lambda: predict_directions(5, np.eye(2), np.eye(2), 3, [1])), 
     ('trials', lambda: simulate_hermite(5, np.eye(2), np.eye(2), 1, [1], 1)),
-    ('cosines', lambda: subspace_share([2], 1)),
     ('cosine', lambda: asymptotic_parameters([1], 1, 1, 2.)),
     ('cosine', lambda: asymptotic_parameters([1, 1], 1, 1, 'a')),
     ('noise', lambda: asymptotic_parameters([1, 1], 1, 1, 1., [1, 2])),

@@ -16,7 +16,7 @@ from scipy import special
 
 from ..base.symbols import check, generator, real_above, single
 from .pinv import pinv_norm, simulation_study
-from .spectrum import eigenvalues, head_trace, law, tail_trace
+from .spectrum import eigenvalue_law, eigenvalues, head_trace, tail_trace
 from .theorem1 import chunks, min_norm_losses, torch_random
 
 # %% ../../nbs/theory/05_loss_law.ipynb #05-008
@@ -245,7 +245,7 @@ def square_traces(
     p, m, Omega, c = np.broadcast_arrays(real_above('p', p, 0), m, Omega, c)
     eps = Omega ** -m.astype(float)
     def rest(P): return c**2*eps**2*(P + 1)**(-1 - 2*eps)/(1 + 2*eps)
-    squares = law(np.arange(1., terms + 1), eps[..., None], c[..., None])**2
+    squares = eigenvalue_law(np.arange(1., terms + 1), eps[..., None], c[..., None])**2
     none, share = np.zeros((*p.shape, 1)), np.minimum(p, terms)
     part = np.minimum(np.floor(share), terms - 1).astype(int)
     def interpolate(sums):
@@ -263,15 +263,13 @@ def sample_study(
     m, # input dimension, broadcasts
     Omega:float, # growth of the effective dimension
     c:float=1., # variance of the target
-    d=1, # outputs, broadcasts
-    noise:float=0., # variance of the label noise
     rng:np.random.Generator|int=0, # source of randomness, or a seed
 ) -> tuple[np.ndarray, np.ndarray]: # train and test loss, a fresh task and data set for each entry
     """Losses of a study whose every run obeys Theorem 1's model with the paper's law (theory/05_loss_law, step 6).
 
     Raises `ValueError` by argument name."""
     rng = generator('rng', rng)
-    shape = np.broadcast(n, p, m, d).shape
+    shape = np.broadcast(n, p, m).shape
     # before n repeats each p and m
     squares = [np.broadcast_to(v, shape) for v in square_traces(p, m, Omega, c)]
     traces = [np.broadcast_to(trace(p, m, Omega, c), shape) for trace in (head_trace, tail_trace)]
@@ -285,7 +283,7 @@ def sample_study(
     with np.errstate(divide='ignore', invalid='ignore', over='ignore'):
         rest = np.where(p > 30, traces[0] - lam.sum(-1), 0.), np.where(p > 30, squares[0] - (lam**2).sum(-1), 0.)
         T1, T2 = (lam*rng.standard_normal(lam.shape)**2).sum(-1) + gamma(*rest), gamma(traces[1], squares[1])
-    return sample_losses(n, p, T1, T2 + check(noise=noise)[0], d, rng=rng)
+    return sample_losses(n, p, T1, T2, rng=rng)
 
 # %% ../../nbs/theory/05_loss_law.ipynb #05_loss_-5bcb00
 @cache

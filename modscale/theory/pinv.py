@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PINV_GRID', 'TRIALS', 'pinv_study', 'pinv_norm', 'pinv_norm_var', 'log_gamma_ratio', 'pinv_tail_law',
-           'pinv_norm_tail', 'sample_by_rows', 'advance', 'sample_by_blocks', 'sample_pinv_norm', 'sample_quantiles',
-           'PinvEstimate', 'estimate_pinv_norm', 'pinv_table', 'simulation_study', 'plot_pinv']
+           'sample_by_rows', 'advance', 'sample_by_blocks', 'sample_pinv_norm', 'sample_quantiles', 'PinvEstimate',
+           'estimate_pinv_norm', 'pinv_table', 'simulation_study', 'plot_pinv']
 
 # %% ../../nbs/theory/02_pinv.ipynb #02-003
 from collections.abc import Callable
@@ -67,16 +67,6 @@ def pinv_tail_law(
     r, gap = np.minimum(n, p), np.abs(n - p)
     a = (gap + 1)/2
     return a, a*np.log(2) + log_gamma_ratio(r/2, a) - gammaln(gap + 2)
-
-# %% ../../nbs/theory/02_pinv.ipynb #02-024
-def pinv_norm_tail(
-    t, # threshold, positive, broadcasts
-    n, # rows of R, positive, broadcasts
-    p, # columns of R, positive, broadcasts
-) -> np.ndarray: # C t⁻ᵃ, at most 1, float64
-    "P(‖R⁺‖²_F > t) for t far above the median (theory/02_pinv, step 4). Raises `ValueError` by argument name."
-    a, log_C = pinv_tail_law(n, p)
-    return np.exp(np.minimum(0, log_C - a*np.log(real_above('t', t, 0))))
 
 # %% ../../nbs/theory/02_pinv.ipynb #02-028
 def sample_by_rows(

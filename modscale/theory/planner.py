@@ -229,11 +229,6 @@ class SpectrumFit:
     K:int=1 # aligned modules of the networks
     noise:float=0. # variance of the label noise
 
-    @property
-    def known(self) -> bool: # has every constant a finite interval?
-        "Does the table determine the constants?"
-        return bool(np.isfinite(self.covariance).all())
-
     def draw(self, size:int, rng=0) -> dict: # arrays c, Omega, p_scale of shape (size,)
         "Draws from the normal approximation of the estimate, on the log scale."
         center = np.log([self.c, self.Omega - 1, self.p_scale])
@@ -423,25 +418,22 @@ def plan(
     fit:SpectrumFit, # from `fit_spectrum`, for networks of fit.K modules
     target:float, # test loss to reach
     m, # input dimensions, whole numbers
-    p=(), # counted parameters of the networks to plan for
+    p=(), # parameters of the networks to plan for, counted as in the fitted table
     draws:int=400, # of the constants, for the intervals
     seed:int=0, # of the draws
-) -> pd.DataFrame: # m, p, best, reachable, first, rise, last, last_low, last_high; for each m and p, and each best p
-    """Samples to reach a loss, with intervals (theory/07_planner, step 8). Raises `ValueError` by argument name.
-
-    `p` counts as in the fitted table; `best` marks the number of parameters that needs the fewest samples."""
+) -> pd.DataFrame: # m, p, best (is p the best?), reachable, first, rise, last, last_low, last_high
+    "Samples to reach a loss, with intervals (theory/07_planner, step 8). Raises `ValueError` by argument name."
     target, draws = one_real('target', target), single('draws', draws, 20)
     m, p = np.atleast_1d(check(m=m)[0]), np.atleast_1d(real_above('p', p, 0) if np.size(p) else np.array([]))
     if ((fit.p_scale*p < fit.K) | (p > 1e15)).any():
         raise ValueError(f'p must be {fit.K} to 1e15 after p_scale = {fit.p_scale:.4g}, got p={p.tolist()}')
     center, more = dict(c=fit.c, Omega=fit.Omega, p_scale=fit.p_scale), dict(K=fit.K, noise=fit.noise)
-    many, levels = fit.draw(draws, seed) if fit.known else None, ((1 - fit.level)/2, (1 + fit.level)/2)
+    many = fit.draw(draws, seed) if np.isfinite(fit.covariance).all() else None
     def row(m, p, best, samples):
         here, ends = samples(center), (0., np.inf)
-        if many: ends = np.quantile(samples(many).last, levels, method='inverted_cdf')
-        row = dict(m=m, p=p, best=best, reachable=np.isfinite(here.last),
-                   **{k: float(v) for k, v in vars(here).items()})
-        return row | dict(zip(('last_low', 'last_high'), ends))
+        if many: ends = np.quantile(samples(many).last, [(1 - fit.level)/2, (1 + fit.level)/2], method='inverted_cdf')
+        known = {k: float(v) for k, v in vars(here).items()} | dict(zip(('last_low', 'last_high'), ends))
+        return dict(m=m, p=p, best=best, reachable=np.isfinite(here.last), **known)
     rows = []
     for dim in m:
         for count in p:

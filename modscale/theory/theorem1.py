@@ -106,13 +106,12 @@ def chunks(
 
 # %% ../../nbs/theory/03_theorem1.ipynb #03-022
 def torch_random(
-    seed, # a whole number, or several
-    device:str='cpu', # where to draw
-): # function of sizes to standard normal float64 tensors on `device`
-    "Independent standard normal numbers, the same for the same seed and device. Raises `ValueError` naming `seed`."
+    seed # a whole number, or several
+): # function of sizes to standard normal float64 tensors
+    "Independent standard normal numbers, the same for the same seed. Raises `ValueError` naming `seed`."
     import torch
-    source = torch.Generator(device).manual_seed(int(seed_sequence('seed', seed).generate_state(1)[0]))
-    return lambda *size: torch.randn(size, generator=source, device=device, dtype=torch.float64)
+    source = torch.Generator().manual_seed(int(seed_sequence('seed', seed).generate_state(1)[0]))
+    return lambda *size: torch.randn(size, generator=source, dtype=torch.float64)
 
 # %% ../../nbs/theory/03_theorem1.ipynb #03-023
 def simulate_theorem1(
@@ -125,7 +124,6 @@ def simulate_theorem1(
     whitened:bool=True, # penalise the norm of whitened coefficients (the theorem) or the plain one?
     noise:float=0., # variance of the label noise
     ridge:float=0., # μ; 0: minimum norm
-    device:str='cpu', # of torch
 ) -> np.ndarray: # train and test loss of each trial, (2, trials)
     "Simulate the toy model of Theorem 1, batched, in float64. Raises `ValueError` by argument name."
     n, p = single('n', n), single('p', p)
@@ -134,7 +132,7 @@ def simulate_theorem1(
     lam = spectrum_vector(spectrum, p)
     if not (whitened or ridge or lam[:p].all()):
         raise ValueError(f'spectrum must be positive for the plain norm, got {spectrum=}')
-    normal, losses = torch_random(seed, device), []
+    normal, losses = torch_random(seed), []
     root = normal(0).new_tensor(lam**.5)
     for size in chunks(trials, n*d*len(lam)):
         white, w = normal(size, n*d, len(lam)), normal(size, len(lam)) * root

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FALLING', 'THEOREM2_GRID', 'theorem2_study', 'UNIVERSALITY_GRID', 'effective_rho', 'theorem2', 'predict_modular_loss',
            'simulate_theorem2', 'theorem2_table', 'unit_columns', 'whiten_degrees', 'captured_variance', 'hermite',
-           'predict_directions', 'random_share', 'subspace_share', 'simulate_hermite', 'asymptotic_parameters',
-           'universality_table', 'universality_study', 'plot_universality']
+           'predict_directions', 'simulate_hermite', 'asymptotic_parameters', 'universality_table',
+           'universality_study', 'plot_universality']
 
 # %% ../../nbs/theory/06_theorem2.ipynb #06-003
 from functools import partial
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..base.study import Study, grid, table_study
-from ..base.symbols import check, real_above, scalar, single, whole
+from ..base.symbols import check, real_above, scalar, single
 from .pinv import simulation_study
 from .spectrum import head_trace, spectrum_vector, tail_trace
 from .theorem1 import chunks, compare, mean_losses, min_norm_losses, named_spectrum, theorem1
@@ -202,35 +202,6 @@ def predict_directions(
     V, p = captured_variance(U, U_hat, lam[:q]), sum(B.shape[1] for B in whiten_degrees(U_hat, q))
     return theorem1(n, p, V, max(0., lam.sum() - V) + noise)  # rounding can make the rest −1e-17
 
-# %% ../../nbs/theory/06_theorem2.ipynb #06-029
-def random_share(
-    K, # orthogonal random directions, K ≤ m, broadcasts
-    m, # input dimension, broadcasts
-    degree:int, # of the feature
-) -> np.ndarray: # between 0 and 1
-    """Expected share of a Hermite feature that K random orthogonal directions capture (theory/06_theorem2, step 8).
-
-    Raises `ValueError` by argument name."""
-    K, m = whole('K', K), whole('m', m)
-    if np.any(K > m): raise ValueError(f'K must be at most m, got K={K.tolist()} and m={m.tolist()}')
-    return K*np.prod([(1 + 2*i)/(m + 2*i) for i in range(single('degree', degree))], axis=0)
-
-# %% ../../nbs/theory/06_theorem2.ipynb #06-035
-def subspace_share(
-    cosines, # cosines of the principal angles of two subspaces, shape (…, b)
-    degree:int, # of the features, from 0
-) -> np.ndarray: # total squared correlation, shape (…), at most C(degree + b − 1, degree)
-    """Squared correlations of all Hermite features of one degree on two subspaces (theory/06_theorem2, step 9).
-
-    The complete homogeneous symmetric polynomial of the squared cosines. Raises `ValueError` by argument name."""
-    c, degree = np.atleast_1d(real_above('cosines', cosines, 0, strict=False)), single('degree', degree, 0)
-    if c.max() > 1 + 1e-9: raise ValueError(f'cosines must be at most 1, got {cosines=}')
-    H = np.zeros((degree + 1, *c.shape[:-1]))
-    H[0] = 1
-    for square in np.moveaxis(c**2, -1, 0):
-        for a in range(degree): H[a + 1] += square*H[a]  # a factor 1/(1 − t cos²) for each angle
-    return H[degree]
-
 # %% ../../nbs/theory/06_theorem2.ipynb #06-039
 def simulate_hermite(
     n:int, # training samples
@@ -245,20 +216,19 @@ def simulate_hermite(
 ) -> dict: # train, train_se, test, test_se, trials, train_median, test_median
     "Least squares on whitened Hermite features of x ~ N(0, I), with the exact test loss. Raises `ValueError`."
     predict_directions(n, U, U_hat, q, spectrum, noise)                                         # checks these arguments
-    lam, n = np.asarray(spectrum, float), single('n', n)
-    U, V = np.asarray(U), np.asarray(U_hat)
-    k, K = U.shape[1], V.shape[1]
-    maps, rng = whiten_degrees(V, q), np.random.default_rng(seed)
-    D, losses = np.hstack([V, U]), []
-    powers = np.arange(1, len(lam) + 1)[:, None, None]
+    lam, U, V = (np.asarray(v, float) for v in (spectrum, U, U_hat))
+    n, rng = single('n', n), np.random.default_rng(seed)
+    maps, losses = whiten_degrees(V, q), []
+    D, powers = np.hstack([V, U]), np.arange(1, len(lam) + 1)[:, None, None]
     values, vectors = np.linalg.eigh((D.T @ D)**powers)
     roots, S = (vectors*np.sqrt(np.maximum(values, 0))[:, None]).swapaxes(1, 2), (U.T @ U)**powers
-    for size in chunks(single('trials', trials, 2), n*len(lam)*(K + k)):
-        white = rng.standard_normal((len(lam), size*n, K + k)) if gaussian else rng.standard_normal((size*n, len(D)))
-        H = (white @ roots if gaussian else hermite(white @ D, len(lam))).reshape(len(lam), size, n, K + k)
-        W = rng.choice([-1., 1.], (size, len(lam), k)) * (lam[:, None]/k)**.5
-        y = np.einsum('atnj,taj->tn', H[..., K:], W) + noise**.5*rng.standard_normal((size, n))
-        R = np.concatenate([H[a, ..., :K] @ B for a, B in enumerate(maps)], -1)
+    for size in chunks(single('trials', trials, 2), n*len(lam)*D.shape[1]):
+        white = rng.standard_normal((len(lam), size*n,
+                                     D.shape[1])) if gaussian else rng.standard_normal((size*n, len(D)))
+        H = (white @ roots if gaussian else hermite(white @ D, len(lam))).reshape(len(lam), size, n, D.shape[1])
+        W = rng.choice([-1., 1.], (size, len(lam), U.shape[1])) * (lam[:, None]/U.shape[1])**.5
+        y = np.einsum('atnj,taj->tn', H[..., V.shape[1]:], W) + noise**.5*rng.standard_normal((size, n))
+        R = np.concatenate([H[a, ..., :V.shape[1]] @ B for a, B in enumerate(maps)], -1)
         w = np.concatenate([W[:, a] @ (B.T @ (V.T @ U)**(a + 1)).T for a, B in enumerate(maps)], -1)
         losses.append(min_norm_losses(R, y, w, np.einsum('tai,aij,taj->t', W, S, W) - (w**2).sum(1) + noise))
     losses = np.concatenate(losses, 1)
