@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['RIDGE_SIZES', 'RIDGE_GRID', 'optimal_ridge', 'fixed_point', 'shrinkage', 'ridge_loss_once', 'ridge_loss',
-           'ridge_table', 'predict_ridge_loss', 'plot_ridge']
+           'ridge_table', 'ridge_study', 'predict_ridge_loss', 'plot_ridge']
 
 # %% ../../nbs/theory/04_ridge.ipynb #04-003
 import numpy as np
 import pandas as pd
 
-from .spectrum import eigenvalues, head_trace, tail_trace
+from ..base.study import Study
 from ..base.symbols import check, choice, real_above, single
+from .pinv import simulation_study
+from .spectrum import eigenvalues, head_trace, tail_trace
 from .theorem1 import compare, mean_losses, named_spectrum, simulate_theorem1, theorem1
 
 # %% ../../nbs/theory/04_ridge.ipynb #04-008
@@ -19,7 +21,9 @@ def optimal_ridge(
     T2, # variance of the tail, not negative, broadcasts
     noise=0., # variance of the label noise, not negative, broadcasts
 ) -> np.ndarray: # μ, float64
-    "The ridge of lowest expected test loss, T₂ + σ², at any n, p and head (theory/04_ridge, step 2). Raises `ValueError` by argument name."
+    """The ridge of lowest expected test loss, T₂ + σ², at any n, p and head (theory/04_ridge, step 2).
+
+    Raises `ValueError` by argument name."""
     return real_above('T2', T2, 0, strict=False) + check(noise=noise)[0]
 
 # %% ../../nbs/theory/04_ridge.ipynb #04-012
@@ -28,14 +32,16 @@ def fixed_point(
     head:np.ndarray, # eigenvalues, shape (p,), positive
     ridge:float=0., # μ, not negative; positive when N ≥ p
 ) -> float: # κ
-    "The κ at which Σ λ/(λ+κ) + μ/κ = N (theory/04_ridge, step 3). Raises `ValueError` by argument name, also when there is none."
+    "The κ at which Σ λ/(λ+κ) + μ/κ = N (theory/04_ridge, step 3). Raises `ValueError` by name, also if there is none."
     from scipy.optimize import brentq
-    N, head, ridge = float(real_above('N', N, 0)), real_above('head', head, 0), float(real_above('ridge', ridge, 0, strict=False))
-    if ridge == 0 and N >= len(head): raise ValueError(f'ridge must be > 0 when there are as many equations as features, got ridge={ridge!r}')
+    N, head = float(real_above('N', N, 0)), real_above('head', head, 0)
+    ridge = float(real_above('ridge', ridge, 0, strict=False))
+    if ridge == 0 and N >= len(head):
+        raise ValueError(f'ridge must be > 0 when there are as many equations as features, got {ridge=}')
     def excess(log_kappa): return (head/(head + np.exp(log_kappa))).sum() + ridge*np.exp(-log_kappa) - N
     high = np.log((ridge + head.sum())/N)
     low = np.log(ridge/N) if ridge else high - 1
-    while excess(low) < 0: low -= 5                       # only without ridge, where κ can be as small as the smallest eigenvalues
+    while excess(low) < 0: low -= 5  # only without ridge, where κ can be as small as the smallest eigenvalues
     return float(np.exp(brentq(excess, low, high + 1e-9, xtol=1e-13)))
 
 # %% ../../nbs/theory/04_ridge.ipynb #04-017
@@ -48,11 +54,13 @@ def shrinkage(
     kappa = fixed_point(N, head, ridge)
     w = head/(head + kappa)
     g2, g3, g4 = ((w**j).sum()/N for j in (2, 3, 4))
-    s1 = ((w*(1 - w)).sum() + ridge/kappa)/N                                            # s′ = 1 − γ, without cancellation
+    s1 = ((w*(1 - w)).sum() + ridge/kappa)/N  # s′ = 1 − γ, without cancellation
     s2, s3 = 2*(g3 - g2**2), -6*(g4 - 2*g2*g3 + g2**3)                                  # s″/κ and s‴/κ²
     d1 = 2*(g2 - (g3 - g2**2)/s1)                                                       # κN ds′/dμ
     d2 = 6*g2**2 - 4*g3 - s3/s1                                                         # N ds″/dμ
-    return np.array([(kappa*w.sum(), kappa*s2/s1**2/2), (g2/s1, (d2/s1**2 - 2*s2*d1/s1**3)/(2*N)), (1/kappa, d1/(2*kappa*N*s1))])
+    G = kappa*w.sum(), kappa*s2/s1**2/2
+    slope = g2/s1, (d2/s1**2 - 2*s2*d1/s1**3)/(2*N)
+    return np.array([G, slope, (1/kappa, d1/(2*kappa*N*s1))])
 
 # %% ../../nbs/theory/04_ridge.ipynb #04-021
 def ridge_loss_once(
@@ -61,14 +69,17 @@ def ridge_loss_once(
     v:float, # T₂ + σ²
     ridge:float, # μ
 ) -> tuple[float, float]: # train and test loss for one output
-    "Losses of one setting (theory/04_ridge, steps 1, 5 and 6); without ridge infinite for 0 < p − N ≤ 1 and v > 0; NaN where the expansion fails."
+    """Losses of one setting (theory/04_ridge, steps 1, 5 and 6).
+
+    Without ridge infinite for 0 < p − N ≤ 1 and v > 0; NaN where the expansion fails."""
     if ridge == 0 and N >= len(head): return tuple(float(loss) for loss in theorem1(N, len(head), 0., v))
     unit = head.sum()                                                            # the rest is free of units
-    head, v, ridge = head/unit, v/unit, ridge/unit
+    head, v = head/unit, v/unit
+    ridge = ridge/unit
     (G, G1), (slope, slope1), (H, H1) = shrinkage(N, head, ridge)
     bias = G + G1 if G1 < G/4 else np.nan
     if ridge == 0:
-        if v == 0: return 0., unit*bias                                          # no noise to be fitted, even next to the peak
+        if v == 0: return 0., unit*bias  # no noise to be fitted, even next to the peak
         if (gap := len(head) - N) <= 1: return 0., np.inf
         return 0., unit*(v + bias + (v*slope/(1 - slope1/slope) if slope1/slope - 1/gap < 1/4 else np.nan))
     lead = (ridge*H/N)**2 * (v + G + (v - ridge)*slope)                          # cross-validation, and its correction
@@ -87,34 +98,42 @@ def ridge_loss(
 ) -> tuple[np.ndarray, np.ndarray]: # train and test loss on noisy labels, summed over outputs
     """Expected losses of ridge regression, penalty on the coefficients of features of variance λ (theory/04_ridge).
 
-    For `ridge` = 0 and dn ≥ p exact; else a deterministic equivalent with its correction of order 1/N, mostly within 5 %. NaN where
-    the correction is too large: heads that fall like exp(−i) or faster, or a tiny ridge at dn ≈ p (step 6). Not as good for
-    0 < `ridge` < T2/100 with |dn − p| < 5 or a steep head (step 8). Ridge μ on whitened features: `head = np.full(p, T1/p)` and
-    `ridge = μ T1/p`. Raises `ValueError` by argument name."""
-    n, T2, ridge = real_above('n', n, 0), real_above('T2', T2, 0, strict=False), real_above('ridge', ridge, 0, strict=False)
-    head, d, (noise,) = real_above('head', head, 0), single('d', d), check(noise=noise)
-    if head.ndim != 1: raise ValueError(f'head must be a vector of eigenvalues, got head={head!r}')
+    For `ridge` = 0 and dn ≥ p exact; else a deterministic equivalent with its correction of order 1/N, mostly within
+    5 %. NaN where the correction is too large: heads that fall like exp(−i) or faster, or a tiny ridge at dn ≈ p
+    (step 6). Not as good for 0 < `ridge` < T2/100 with |dn − p| < 5 or a steep head (step 8). Ridge μ on whitened
+    features: `head = np.full(p, T1/p)` and `ridge = μ T1/p`. Raises `ValueError` by argument name."""
+    n = real_above('n', n, 0)
+    T2 = real_above('T2', T2, 0, strict=False)
+    ridge = real_above('ridge', ridge, 0, strict=False)
+    head, d = real_above('head', head, 0), single('d', d)
+    noise, = check(noise=noise)
+    if head.ndim != 1: raise ValueError(f'head must be a vector of eigenvalues, got {head=}')
     grid = np.broadcast_arrays(n*d, T2 + noise, ridge)
     losses = np.array([ridge_loss_once(N, head, v, mu) for N, v, mu in zip(*(g.ravel().tolist() for g in grid))])
     train, test = d*losses.T.reshape(2, *grid[0].shape)
     return train, test
 
 # %% ../../nbs/theory/04_ridge.ipynb #04-027
-RIDGE_SIZES = (((40, 90, 1), (0., .1, 1., 10.)), ((15, 60, 2), (0., 1.)), ((60, 100, 1), (0., .1, 1.)), ((20, 40, 1), (0., 1.)),
-               ((59, 60, 1), (.1, 1.)), ((60, 60, 1), (.1, 1., 10.)), ((90, 60, 1), (.01, .1, 1.)))
-RIDGE_GRID = (*((n, 50, 1, 'paper', share) for n in (5, 10, 20, 30, 40, 60, 80, 150, 300) for share in (0., 1.)), (50, 50, 1, 'paper', 1.),
-              *((*sizes, name, share) for sizes, shares in RIDGE_SIZES for name in ('isotropic', 'power', 'paper', 'steep') for share in shares))
+RIDGE_SIZES = (((40, 90, 1), (0., .1, 1., 10.)), ((15, 60, 2), (0., 1.)), ((60, 100, 1), (0., .1, 1.)),
+               ((20, 40, 1), (0., 1.)), ((59, 60, 1), (.1, 1.)), ((60, 60, 1), (.1, 1., 10.)),
+               ((90, 60, 1), (.01, .1, 1.)))
+RIDGE_GRID = (*((n, 50, 1, 'paper', share) for n in (5, 10, 20, 30, 40, 60, 80, 150, 300) for share in (0., 1.)),
+              (50, 50, 1, 'paper', 1.),
+              *((*sizes, name, share) for sizes, shares in RIDGE_SIZES
+                for name in ('isotropic', 'power', 'paper', 'steep') for share in shares))
 
 def ridge_table(
-    settings, # tuples (n, p, d, name of the spectrum, ridge as a multiple of the best)
-    trials:int, # simulated tasks for each
+    trials:int, # simulated tasks for each setting
     seed:int=0, # of the simulation
+    settings=RIDGE_GRID, # tuples (n, p, d, name of the spectrum, ridge as a multiple of the best)
+    row:int|None=None, # number of the one setting to simulate; None: all
 ) -> pd.DataFrame: # two rows a setting
     """Ridge on plain coefficients against simulation; columns as of `theorem1_table`, and ridge, theorem1.
 
     The last is what Theorem 1 says of the minimum norm. A spectrum has p + 40 eigenvalues; 'steep' is i^(−2)."""
     rows = []
     for i, (n, p, d, name, share) in enumerate(settings):
+        if row not in (None, i): continue
         lam = np.arange(1., p + 41)**-2 if name == 'steep' else named_spectrum(name, p + 40)
         lam = lam/lam.sum()
         mu = share*float(optimal_ridge(lam[p:].sum()))
@@ -122,8 +141,16 @@ def ridge_table(
         predicted = ridge_loss(n, lam[:p], lam[p:].sum(), mu, d)
         both = compare(dict(n=n, p=p, d=d, spectrum=name, ridge=share), simulated, *predicted)
         whitened = theorem1(n, p, lam[:p].sum(), lam[p:].sum(), d)
-        rows += [row | dict(theorem1=float(w) if share == 0 else np.nan) for row, w in zip(both, whitened)]
+        rows += [one | dict(theorem1=float(w) if share == 0 else np.nan) for one, w in zip(both, whitened)]
     return pd.DataFrame(rows)
+
+# %% ../../nbs/theory/04_ridge.ipynb #04_ridge-5e9248
+def ridge_study(
+    scale:str, # one of theory/02_pinv's TRIALS
+    seed:int=0, # of the simulation
+) -> Study: # a cell a setting
+    "Ridge and the plain minimum norm against simulation."
+    return simulation_study('ridge', ridge_table, len(RIDGE_GRID), scale, seed, .03)
 
 # %% ../../nbs/theory/04_ridge.ipynb #04-035
 def predict_ridge_loss(
@@ -141,7 +168,8 @@ def predict_ridge_loss(
     T2 = tail_trace(p, m, Omega, c)
     if isinstance(ridge, str): ridge = optimal_ridge(T2, noise) if choice('ridge', ridge, ('optimal',)) else None
     head = eigenvalues(np.arange(1, p + 1), m, Omega, c)
-    if not head.all(): raise ValueError(f'Omega must be small enough for eigenvalues above zero at m={m} and c={c!r}, got Omega={Omega!r}')
+    if not head.all():
+        raise ValueError(f'Omega must leave eigenvalues above zero at m={m} and c={c!r}, got {Omega=}')
     return ridge_loss(n, head, T2, ridge, d, noise)
 
 # %% ../../nbs/theory/04_ridge.ipynb #04-042
@@ -149,12 +177,13 @@ def plot_ridge(
     table:pd.DataFrame, # from `ridge_table`
     p:int=50, # features of the model; the rows of the table with that many are drawn
 ): # a `matplotlib.figure.Figure`
-    "Test loss against n for Theorem 1's fit, the plain minimum norm and the best ridge; relative deviation of all simulations."
+    "Test loss against n for Theorem 1's fit, the plain norm and the best ridge; relative deviation of all simulations."
     import matplotlib.pyplot as plt
     fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8))
-    n, lam = np.unique(np.r_[np.geomspace(4, p - 2, 40), p, np.geomspace(p + 2, 320, 40)].round()), named_spectrum('paper', p + 40)
+    n = np.unique(np.r_[np.geomspace(4, p - 2, 40), p, np.geomspace(p + 2, 320, 40)].round())
+    lam = named_spectrum('paper', p + 40)
     T2, names = lam[p:].sum(), {0.: 'minimum norm, plain', 1.: 'best ridge'}
-    def finite(loss): return np.where(np.isfinite(loss), loss, np.nan)                                # lines break at the peak
+    def finite(loss): return np.where(np.isfinite(loss), loss, np.nan)  # lines break at the peak
     left.plot(n, finite(theorem1(n, p, lam[:p].sum(), T2)[1]), 'C0:', label='minimum norm, whitened (Theorem 1)')
     for (share, name), colour in zip(names.items(), ('C3', 'C2')):
         left.plot(n, finite(ridge_loss(n, lam[:p], T2, share*T2)[1]), '-', color=colour, label=name)
@@ -163,7 +192,8 @@ def plot_ridge(
     left.set(xscale='log', ylim=(0, 1.5), xlabel=f'samples n (p = {p}, paper’s law, m = 3)', ylabel='test loss / c')
     rows = table[(table.loss == 'test') & (table.theory > 0)].reset_index()
     for name, group in rows.groupby('spectrum', sort=False):
-        right.errorbar(group.index, 100*(group.simulated/group.theory - 1), 200*group.se/group.theory, fmt='o', ms=3, label=name)
+        right.errorbar(group.index, 100*(group.simulated/group.theory - 1), 200*group.se/group.theory, fmt='o', ms=3,
+                       label=name)
     right.axhline(0, color='0.7', lw=1, zorder=0)
     right.set(xlabel='setting', ylabel='simulated / predicted − 1 (%, ± 2 s.e.)')
     for ax in (left, right): ax.legend(frameon=False, fontsize=8, loc='upper center', bbox_to_anchor=(.5, -.18), ncol=2)
