@@ -113,6 +113,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'modscale.app.docs.sphinx_source': ('app/docs.html#sphinx_source', 'modscale/app/docs.py'),
                                    'modscale.app.docs.to_myst': ('app/docs.html#to_myst', 'modscale/app/docs.py')},
             'modscale.app.parts': { 'modscale.app.parts.Part': ('app/parts.html#part', 'modscale/app/parts.py'),
+                                    'modscale.app.parts.Part.sweep': ('app/parts.html#part.sweep', 'modscale/app/parts.py'),
                                     'modscale.app.parts.Part.version': ('app/parts.html#part.version', 'modscale/app/parts.py'),
                                     'modscale.app.parts.Setup': ('app/parts.html#setup', 'modscale/app/parts.py'),
                                     'modscale.app.parts.Setup.images': ('app/parts.html#setup.images', 'modscale/app/parts.py'),
