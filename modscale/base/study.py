@@ -74,7 +74,7 @@ class Study:
         if self.width is not None and not callable(self.width): whole('width', self.width)
         object.__setattr__(self, 'cells', plain_cells(self.cells))
 
-# %% ../../nbs/base/02_study.ipynb #02_study-9ff9eb
+# %% ../../nbs/base/02_study.ipynb #02_study-2e35e0
 def one_by_one(
     compute:Callable, # a cell's entries to its table
     cells:list[dict], # of a study
@@ -82,7 +82,7 @@ def one_by_one(
     "For `run` of a study, as a `partial`: one cell after the other."
     return [compute(**cell) for cell in cells]
 
-# %% ../../nbs/base/02_study.ipynb #02_study-f010c6
+# %% ../../nbs/base/02_study.ipynb #02_study-9417a7
 def table_study(
     name:str, # goes into every key
     compute:Callable, # module-level; a cell's entries as arguments, to its table

@@ -30,7 +30,7 @@ def whole(
     low:int=1, # the smallest value allowed
     dtype=np.int64, # of the result; np.float64 has no upper limit
 ) -> np.ndarray: # `value` as `dtype`, same shape
-    "Check that every entry of `value` is a whole number of at least `low`. Raises `ValueError` with `name` and `value`."
+    "Check that all of `value` are whole numbers of at least `low`; raises `ValueError` naming `name` and `value`."
     a = as_numbers(value)
     if a.size == 0 or not np.all(np.isfinite(a)) or np.any(a != np.floor(a)) or np.any(a < low):
         raise ValueError(f'{name} must be a whole number of at least {low}, got {name}={value!r}')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAPER_C', 'PAPER_OMEGA', 'PAPER_P_SCALE', 'PAPER_TARGET', 'PAPER_P', 'PAPER_N', 'FIG3', 'FIG2', 'paper_fig3',
            'fig3_table', 'fig3_errors', 'fig2_cells', 'fig2_panels', 'fig2_table', 'fig2_errors', 'fig1_table',
-           'figure_table', 'figure_study', 'plot_fig1', 'plot_fig2', 'plot_fig3']
+           'figure_study', 'plot_fig1', 'plot_fig2', 'plot_fig3']
 
 # %% ../../nbs/theory/08_paper_figures.ipynb #08-003
 import numpy as np
@@ -13,6 +13,7 @@ import pandas as pd
 
 from ..base.drawing import COLOURS
 from ..base.study import Study, table_study
+from ..base.symbols import choice
 from .loss_law import loss_quantile
 from .planner import cheapest_samples, sample_complexity
 from .spectrum import head_trace, tail_trace
@@ -24,11 +25,11 @@ PAPER_P_SCALE, PAPER_TARGET = .85, 1.2
 PAPER_P = (97, 241, 385, 1153, 3265, 5377, 16897, 49921, 82945)
 PAPER_N = (100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
 FIG3 = {97: (100, 740), 241: (235, 1630), 385: (365, 2500), 1153: (1050, 6600), 3265: (2900, 17000),
-        5377: (4750, 26500), 16897: (14500, 77000), 49921: (43000, 212000), 82945: (72000, 340000)} # n at m = 2, 9, by p
+        5377: (4750, 26500), 16897: (14500, 77000), 49921: (43000, 212000), 82945: (72000, 340000)} # n for m = 2, 9
 FIG2 = (('m', 2, 'test', .60), ('m', 9, 'test', 2.85), ('m', 2, 'train', .05), ('m', 9, 'train', .43),
         ('k', 5, 'test', 1.85), ('k', 5, 'train', .25),
         ('p', 97, 'test', 1.0), ('p', 82945, 'test', 1.15), ('p', 97, 'train', .85),
-        ('n', 100, 'test', 1.2), ('n', 100_000, 'test', .82), ('n', 100_000, 'train', .80)) # panel, x, loss, dashed curve
+        ('n', 100, 'test', 1.2), ('n', 100_000, 'test', .82), ('n', 100_000, 'train', .80)) # panel, x, loss, value
 
 def paper_fig3() -> pd.DataFrame: # columns p, m, samples
     "End points of the paper's Figure 3."
@@ -73,7 +74,7 @@ def fig2_panels(
 
 # %% ../../nbs/theory/08_paper_figures.ipynb #08-0172
 def fig2_table() -> pd.DataFrame: # columns panel, x, train, test, median
-    "Means over cells of predicted losses, and of one run's median test loss, in the four panels of the paper's Figure 2."
+    "Means of predicted losses, and of one run's median test loss, in the four panels of the paper's Figure 2."
     cells = fig2_cells()
     size, m = PAPER_P_SCALE*cells.p.to_numpy(), cells.m.to_numpy()
     T1, T2 = (trace(size, m, PAPER_OMEGA, PAPER_C) for trace in (head_trace, tail_trace))
@@ -96,19 +97,13 @@ def fig1_table() -> pd.DataFrame: # columns m, monolithic, modular: samples at t
     monolithic, modular = cheapest_samples(.5, m, PAPER_OMEGA)[0], cheapest_samples(.5, 1, PAPER_OMEGA, K=m)[0]
     return pd.DataFrame(dict(m=m, monolithic=monolithic, modular=modular))
 
-# %% ../../nbs/theory/08_paper_figures.ipynb #08_paper-c73a0a
-def figure_table(
-    figure:str, # 'fig1', 'fig2' or 'fig3'
-) -> pd.DataFrame:
-    "The predicted curves of one of the paper's figures."
-    return dict(fig1=fig1_table, fig2=fig2_table, fig3=fig3_table)[figure]()
-
-# %% ../../nbs/theory/08_paper_figures.ipynb #08_paper-24bae4
+# %% ../../nbs/theory/08_paper_figures.ipynb #08_paper-b69436
 def figure_study(
     figure:str, # 'fig1', 'fig2' or 'fig3'
 ) -> Study: # one cell
-    "The predicted curves of one of the paper's figures."
-    return table_study(figure, figure_table, [dict(figure=figure)], .5)
+    "The predicted curves of one of the paper's figures. Raises `ValueError` for another name."
+    tables = dict(fig1=fig1_table, fig2=fig2_table, fig3=fig3_table)
+    return table_study(figure, tables[choice('figure', figure, tables)], [{}], .5)
 
 # %% ../../nbs/theory/08_paper_figures.ipynb #08-028
 def plot_fig1(

@@ -34,13 +34,6 @@ class Crossings:
     rise:np.ndarray # n before the peak from which the loss is above the target again
     last:np.ndarray # n beyond the peak from which the loss stays below; infinite if none
 
-    def __str__(self):
-        if np.ndim(self.last):
-            return f'Crossings of {self.last.size} settings, {np.isinf(self.last).sum()} without a last one'
-        before = '' if np.isnan(self.rise) else f'reached at n = {self.first:.4g}, lost again at {self.rise:.4g}, '
-        if np.isinf(self.last): return before + 'never reached for good: the part that cannot be learned is larger'
-        return before + f'reached for good at n = {self.last:.4g}'
-
 # %% ../../nbs/theory/07_planner.ipynb #07-006
 def sample_complexity(
     target, # test loss L, summed over outputs, positive, broadcasts
@@ -340,16 +333,14 @@ def fit_spectrum(
         covariance = None if at_bound or few else estimate_covariance(theta, runs, free, K, noise)
         t = stats.t.ppf((1 + level)/2, len(rows) - len(free))
         if covariance is None or t*covariance[1, 1]**.5 > np.log(10):
-            covariance = np.diag([np.inf if i in free else 0. for i in range(3)])
+            covariance = np.diag(np.where(np.isin(range(3), free), np.inf, 0.))
             notes.append('the table does not determine the constants: it needs runs at more values of m, p and n')
         half = t*np.sqrt(covariance.diagonal())
-        ends = theta[:3] - half, theta[:3] + half
-        found, *ends = ((np.exp(v) + [*SHIFT.values()]).tolist() for v in (theta[:3], *ends))
+        found, *ends = ((np.exp(theta[:3] + v) + [*SHIFT.values()]).tolist() for v in (0, -half, half))
     spread = float(np.exp(theta[3]))
     if spread > .1: notes.append(f'losses scatter by a factor of {np.exp(spread):.2f} beyond the theory')
-    return SpectrumFit(**dict(zip(SHIFT, found)), intervals=dict(zip(SHIFT, zip(*ends))), spread=spread, K=K,
-                       noise=noise,
-                       covariance=covariance, rows=len(rows), level=level, notes=tuple(notes))
+    return SpectrumFit(**dict(zip(SHIFT, found)), intervals=dict(zip(SHIFT, zip(*ends))), covariance=covariance,
+                       spread=spread, rows=len(rows), level=level, notes=tuple(notes), K=K, noise=noise)
 
 # %% ../../nbs/theory/07_planner.ipynb #07-032
 def synthetic_losses(
@@ -387,7 +378,7 @@ def fit_draw(
                  covered=low <= value <= high)
             for name, value in truth.items() for low, high in [fit.intervals[name]]]
 
-# %% ../../nbs/theory/07_planner.ipynb #07_plann-8c2fc1
+# %% ../../nbs/theory/07_planner.ipynb #07_plann-ed9b23
 def coverage_table(
     design:str, # one of DESIGNS
     draws:int, # studies to draw and fit
@@ -397,8 +388,8 @@ def coverage_table(
     choice('design', design, DESIGNS)
     return pd.DataFrame([row for i in range(single('draws', draws)) for row in fit_draw(design, seed + i)])
 
-# %% ../../nbs/theory/07_planner.ipynb #07_plann-b95961
-DRAWS = dict(smoke=dict(law=2, random=1, rough=1), quick=dict(law=50, random=25, rough=25, capped=10),
+# %% ../../nbs/theory/07_planner.ipynb #07_plann-6f51e1
+DRAWS = dict(smoke=dict(law=2, random=1, rough=1), quick=dict(law=30, random=15, rough=15, capped=5),
              paper=dict(law=1000, random=200, rough=200, capped=200)) # studies of each design, at each scale
 
 def plan_study(
@@ -427,35 +418,31 @@ def plan(
     fit:SpectrumFit, # from `fit_spectrum`, for networks of fit.K modules
     target:float, # test loss to reach
     m, # input dimensions, whole numbers
-    p=(), # counted parameters of the networks to plan for
+    p=(), # parameters of the networks to plan for, counted as in the fitted table
     draws:int=400, # of the constants, for the intervals
     seed:int=0, # of the draws
-) -> pd.DataFrame: # a row for each m and p, and for the best p of each m
-    """Samples to reach a loss, with intervals (theory/07_planner, step 8). Raises `ValueError` by argument name.
-
-    Columns m, p, best, reachable, first, rise, last, last_low, last_high. `p` counts as in the fitted table; `best`
-    marks rows with the number of parameters that needs the fewest samples."""
+) -> pd.DataFrame: # m, p, best (is p the best?), reachable, first, rise, last, last_low, last_high
+    "Samples to reach a loss, with intervals (theory/07_planner, step 8). Raises `ValueError` by argument name."
     target, draws = one_real('target', target), single('draws', draws, 20)
     m, p = np.atleast_1d(check(m=m)[0]), np.atleast_1d(real_above('p', p, 0) if np.size(p) else np.array([]))
     if ((fit.p_scale*p < fit.K) | (p > 1e15)).any():
         raise ValueError(f'p must be {fit.K} to 1e15 after p_scale = {fit.p_scale:.4g}, got p={p.tolist()}')
     center, more = dict(c=fit.c, Omega=fit.Omega, p_scale=fit.p_scale), dict(K=fit.K, noise=fit.noise)
     many = fit.draw(draws, seed) if np.isfinite(fit.covariance).all() else None
-    levels = [(1 - fit.level)/2, (1 + fit.level)/2]
-    def row(m, p, best, samples, first=np.nan, rise=np.nan):
-        low, high = np.quantile(samples(many), levels, method='inverted_cdf') if many else (0., np.inf)
-        last = float(samples(center))
-        return dict(m=m, p=p, best=best, reachable=np.isfinite(last), first=first, rise=rise, last=last, last_low=low,
-                    last_high=high)
+    def row(m, p, best, samples):
+        here, ends = samples(center), (0., np.inf)
+        if many: ends = np.quantile(samples(many).last, [(1 - fit.level)/2, (1 + fit.level)/2], method='inverted_cdf')
+        known = {k: float(v) for k, v in vars(here).items()} | dict(zip(('last_low', 'last_high'), ends))
+        return dict(m=m, p=p, best=best, reachable=np.isfinite(here.last), **known)
     rows = []
     for dim in m:
         for count in p:
             def cross(v):  # K: a draw of p_scale may fall short of it
                 return sample_complexity(target, np.maximum(v['p_scale']*count, fit.K), dim, v['Omega'], v['c'], **more)
-            here = cross(center)
-            rows.append(row(dim, count, False, lambda v: cross(v).last, float(here.first), float(here.rise)))
+            rows.append(row(dim, count, False, cross))
         def fewest(v): return cheapest_samples(target, dim, v['Omega'], v['c'], **more)
-        rows.append(row(dim, float(fewest(center)[1])/fit.p_scale, True, lambda v: fewest(v)[0]))
+        best = float(fewest(center)[1])/fit.p_scale
+        rows.append(row(dim, best, True, lambda v: Crossings(np.nan, np.nan, fewest(v)[0])))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/theory/07_planner.ipynb #07-049
