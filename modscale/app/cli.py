@@ -345,7 +345,7 @@ def run_train(args):
     "`modscale train`."
     from dataclasses import fields
     from modscale.images.compose import ComposeCell
-    from modscale.images.study import train_images
+    from modscale.lab.train_images import train_images
     from modscale.images.data import load_images
     from modscale.nets.train import pick_device
     cell = ComposeCell(**{f.name: getattr(args, f.name) for f in fields(ComposeCell) if hasattr(args, f.name)})
