@@ -541,7 +541,7 @@ def read_run(
 def find_runs(
     folder:str|Path # a run, or a folder of runs
 ) -> list[Run]: # in order of preference
-    "Stored runs in and right below a folder. Raises `FileNotFoundError` without one, `ValueError` naming a damaged one."
+    "Stored runs in and below a folder. Raises `FileNotFoundError` without one, `ValueError` naming a damaged one."
     folder = Path(folder)
     below = sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
     runs = [run for run in map(read_run, [folder, *below]) if run]

@@ -10,7 +10,7 @@ __all__ = ['FIG4B', 'Setup', 'as_it_is', 'Part', 'counts', 'theory_parts', 'seed
 # %% ../../nbs/app/00_parts.ipynb #parts-03
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from typing import Literal
 
@@ -62,6 +62,10 @@ class Part:
     keep:Callable = as_it_is # the study's table to the one that is stored
     digest:Callable = as_it_is # table to the one that the report shows
     images:bool = False # does it read images?
+
+    def sweep(self, setup:Setup) -> Study:
+        "The part's study at a setup, under the part's name."
+        return replace(self.study(setup), name=self.name)
 
     def version(self) -> str:
         "The version of the code that computes the part's table."

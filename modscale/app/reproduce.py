@@ -22,8 +22,11 @@ import pandas as pd
 from .claims import FIG4B, claims_table, part_versions, read_run
 from .parts import Part, Setup, all_parts, counts
 from ..base.files import write_whole
+from ..base.study import Study
 from ..base.summary import geometric, mean_text
 from ..base.symbols import choice
+from ..lab.store import open_store, read_status
+from ..lab.sweep import run_sweep
 from ..lab.version import environment
 
 # %% ../../nbs/app/02_reproduce.ipynb #32-021
@@ -251,14 +254,14 @@ class Growing:
     def __init__(self, setup:Setup, out:Path, parts:list[Part]):
         self.setup, self.out = setup, out
         self.parts = {part.name: part for part in parts}
-        self.studies = {part.study(setup).name: part.name for part in parts}
         stored = read_run(out)
         self.before = stored.info if stored else {}
         self.start, self.done = time.perf_counter(), {}
 
-    def finished(self, study, table:pd.DataFrame, made:dict):
-        "Write what a finished study leaves."
-        part = self.parts[self.studies[study.name]]
+    def finished(self, study:Study, table:pd.DataFrame):
+        "Write what a finished study leaves; a study with failed cells leaves nothing."
+        part = self.parts[study.name]
+        with open_store(self.out, write=False) as store: made = store.made(study)
         if made['failed']: return
         write_part(part, part.keep(table), self.out)
         self.done[part.name] = part_record(part, made, part.version())
@@ -292,15 +295,13 @@ def reproduce(
     """Compute, draw and report the parts of the paper at a scale; what `out` already holds is not computed again.
 
     Raises `ValueError` as `check_call`, `RuntimeError` naming the first cell that failed."""
-    from modscale.lab.store import read_status
-    from modscale.lab.sweep import run_sweep
     out = Path(out)
     wanted = check_call(setup, out, only)
     jobs = 1 if setup.scale == 'smoke' or setup.torch_device != 'cpu' else os.cpu_count() or 1
     growing = Growing(setup, out, wanted)
-    run_sweep([part.study(setup) for part in wanted], out, jobs=jobs, progress=progress, retry_failed=True,
+    run_sweep([part.sweep(setup) for part in wanted], out, jobs=jobs, progress=progress, retry_failed=True,
               command=f'modscale reproduce --scale {setup.scale}', finished=growing.finished)
-    failed = [(one['study'], f) for one in read_status(out) if one['study'] in growing.studies for f in one['failures']]
+    failed = [(one['study'], f) for one in read_status(out) if one['study'] in growing.parts for f in one['failures']]
     if failed: raise RuntimeError(f'{len(failed)} cells failed; the first, of {failed[0][0]}: {failed[0][1]}')
     return report_stored(out)
 
