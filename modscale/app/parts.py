@@ -101,7 +101,7 @@ def theory_parts() -> list[Part]:
              loss_law.loss_law_study, one_figure('loss_law', loss_law.plot_loss_law)),
         part('theorem2', 'Theorem 2: the modular toy model', 'With aligned modules the losses do not depend on the '
                                                              'input '
-             'dimension m of the task.', theorem2.theorem2_study, one_figure('theorem2', theorem2.plot_theorem2))]
+             'dimension m of the task.', theorem2.theorem2_study, one_figure('theorem2', theorem1.plot_theorem1))]
 
 # %% ../../nbs/app/00_parts.ipynb #parts-12
 def seeded(
