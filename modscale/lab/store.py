@@ -346,8 +346,8 @@ def enter(
         gone = [cell for cell in json.loads(row['cells']) if json.dumps(cell, sort_keys=True) not in wanted]
         if gone: raise ValueError(f'out={str(store.path.parent)!r} holds {len(gone)} cells of {study.name} that are not in this grid, '
                                   f'as {gone[0]}; choose another --out')
-    f = unwrapped(study.run)
-    store.put('study', dict(name=study.name, run=f'{f.__module__}:{f.__qualname__}', cells=json.dumps(study.cells)))
+    run = ' '.join(f'{f.__module__}:{f.__qualname__}' for f in unwrapped(study.run))
+    store.put('study', dict(name=study.name, run=run, cells=json.dumps(study.cells)))
 
 # %% ../../nbs/lab/02_store.ipynb #24-041
 def failures(
@@ -379,11 +379,13 @@ def provenance(
 
 # %% ../../nbs/lab/02_store.ipynb #24-049
 def present_code(
-    run:str # 'module:name', as the table `study` has it
+    run:str # 'module:name' of each of its functions, as the table `study` has it
 ) -> str: # version
     "The present version of a study's code."
-    module, name = run.split(':')
-    return code_version(type(name, (), dict(__module__=module, __qualname__=name)))
+    def stand_in(place):
+        module, name = place.split(':')
+        return type(name, (), dict(__module__=module, __qualname__=name))
+    return code_version(*map(stand_in, run.split()))
 
 # %% ../../nbs/lab/02_store.ipynb #24-050
 def study_status(
