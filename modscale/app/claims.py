@@ -14,7 +14,7 @@ __all__ = ['FIG5', 'TABLE1', 'EXACT', 'WHAT', 'RIVALS_OF_FIG4B', 'COLUMNS', 'Cla
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -550,6 +550,7 @@ def find_runs(
     return sorted(runs, key=lambda r: r.rank)
 
 # %% ../../nbs/app/01_claims.ipynb #31-0347
+@cache
 def part_versions() -> dict[str, str]: # name of a part to the version of the code that computes it
     "The present version of every part."
     return {name: part.version() for name, part in all_parts().items()}

@@ -286,7 +286,8 @@ def image_part(
                      first_seed=setup.seed)
     def digest(t): return means_table(t, [c for c in ('k', 'n', 'passes', 'arm') if c in t],
                                       [c for c in shown if c in t])
-    about = dict(digest=digest, caption='Means over seeds; bars: two standard errors.') | about
+    about = dict(digest=digest, caption='Accuracy per image; means over seeds, bars: two standard errors. A single '
+                                        'seed has none.') | about
     return Part(study=of, keep=s.compact_images, images=True, **about)
 
 # %% ../../nbs/app/00_parts.ipynb #parts-29

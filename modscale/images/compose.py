@@ -23,7 +23,7 @@ from pydantic import Field
 from ..base.drawing import COLOURS, draw_lines
 from ..base.settings import Count, Positive, Whole, settings
 from ..nets.networks import ModularNet, MonolithicNet, count_flops, count_parameters
-from ..nets.train import Fit, cross_entropy, fit
+from ..nets.train import TrainingResult, cross_entropy, fit
 from .data import ImageData
 from .task import NOISE_LEVELS, ComposeTask, batches_ahead
 from .screen import paper_image_projections, purity, relevance, supports
@@ -143,7 +143,7 @@ def train_image_net(
     net:torch.nn.Module, # of `build_image_net`, trained in place
     share:Callable=lambda batches: batches, # takes the part of each batch that this process works on
     **how # `keep` and `sync` of `fit`
-) -> tuple[Fit, float]: # what training did, and its operations
+) -> tuple[TrainingResult, float]: # what training did, and its operations
     "Train a network on n samples, `cell.passes` times."
     device, steps = str(next(net.parameters()).device), cell.n*cell.passes//cell.batch
     # gathering is faster in float32

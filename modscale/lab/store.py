@@ -379,11 +379,13 @@ def provenance(
 
 # %% ../../nbs/lab/02_store.ipynb #24-049
 def present_code(
-    run:str # 'module:name' of each function, as the table `study` has them
+    run:str # 'module:name' of each of its functions, as the table `study` has it
 ) -> str: # version
     "The present version of a study's code."
-    places = [place.split(':') for place in run.split()]
-    return code_version(*(type(name, (), dict(__module__=module, __qualname__=name)) for module, name in places))
+    def stand_in(place):
+        module, name = place.split(':')
+        return type(name, (), dict(__module__=module, __qualname__=name))
+    return code_version(*map(stand_in, run.split()))
 
 # %% ../../nbs/lab/02_store.ipynb #24-050
 def study_status(

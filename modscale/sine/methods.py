@@ -23,7 +23,7 @@ from ..base.settings import Count, Positive, Whole, settings
 from ..base.summary import geometric
 from ..nets.networks import ModularNet, MonolithicNet, count_flops, count_parameters, random_projections
 from ..nets.tasks import FAMILIES, Task, make_task
-from ..nets.train import Fit, fit, minibatches, mse
+from ..nets.train import TrainingResult, fit, minibatches, mse
 from ..rule.align import Alignment, align
 from ..rule.kernel import coverage, joint_gradient, normal_equations, similarity, wide_start
 from ..rule.search import Data, paper_objective, propose
@@ -255,7 +255,7 @@ def train_stack(
     x:torch.Tensor, # inputs of their tasks, shape (T, N, m)
     y:torch.Tensor, # targets, shape (T, N, 1)
     source:torch.Tensor, # task of each network, int64, shape (S,)
-) -> Fit: # what the training did
+) -> TrainingResult: # what the training did
     "Train each network on its own samples, with early stopping on those that are held out."
     one = cells[0]
     cut, held = (torch.tensor([getattr(c, name) for c in cells], device=source.device) for name in ('cut', 'held'))
