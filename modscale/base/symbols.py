@@ -54,12 +54,14 @@ def real_above(
     value, # a number or an array of numbers, any shape
     low:float, # the bound; −∞: any finite number
     strict:bool=True, # is the bound itself excluded?
+    high:float=np.inf, # the largest value allowed
 ) -> np.ndarray: # `value` as float64, same shape
-    "Check that every entry of `value` is finite and above `low`; raises `ValueError` naming `name` and `value`."
+    "Check that all of `value` are finite, above `low` and up to `high`; raises `ValueError` naming `name` and `value`."
     a = as_numbers(value).astype(np.float64)
     below = a <= low if strict else a < low
-    if a.size == 0 or not np.all(np.isfinite(a)) or np.any(below):
+    if a.size == 0 or not np.all(np.isfinite(a)) or np.any(below | (a > high)):
         bound = '' if low == -np.inf else f' and {">" if strict else ">="} {low:g}'
+        bound += '' if high == np.inf else f' and <= {high:g}'
         raise ValueError(f'{name} must be finite{bound}, got {name}={value!r}')
     return a
 
@@ -71,9 +73,9 @@ def scalar(
     high:float=np.inf, # the largest
 ) -> float: # `value`
     "Check that `value` is one number between `low` and `high`; raises `ValueError` naming `name` and `value`."
-    a = real_above(name, value, low, strict=False)
-    if a.ndim or a > high: raise ValueError(f'{name} must be one number from {low:g} to {high:g}, got {name}={value!r}')
-    return float(a)
+    if np.ndim(real_above(name, value, low, strict=False, high=high)):
+        raise ValueError(f'{name} must be a single number, got {name}={value!r}')
+    return float(value)
 
 # %% ../../nbs/base/01_symbols.ipynb #00-012
 WHOLE = dict(n=1, p=1, d=1, m=0, k=1, K=1, b=0, S=1)

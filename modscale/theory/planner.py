@@ -461,15 +461,12 @@ def predict(
     """Predicted losses; columns n, p, m, F, train, test, median, low, high, best_ridge (theory/07_planner, step 9).
 
     `low` and `high` are the 5 and 95 % quantiles of one run's test loss; `best_ridge` is NaN where it is not computed
-    (K > 1, p of 10⁷ and more, eigenvalues too small, or where its expansion fails). n and p may be real, for effective
-    numbers, up to 10¹⁵. Raises `ValueError` by argument name."""
-    n, p, m = (a.ravel() for a in np.meshgrid(real_above('n', n, 0), real_above('p', p, 0), *check(m=m), indexing='ij'))
-    check(Omega=Omega)
+    or its expansion fails. n and p may be real, up to 10¹⁵. Raises `ValueError` by argument name."""
+    sizes = real_above('n', n, 0, high=1e15), real_above('p', p, 0, high=1e15), check(m=m, Omega=Omega)[0]
+    n, p, m = (a.ravel() for a in np.meshgrid(*sizes, indexing='ij'))
     Omega, c, p_scale = (one_real(name, value) for name, value in dict(Omega=Omega, c=c, p_scale=p_scale).items())
     noise, K = scalar('noise', noise, 0, 1e100), single('K', K)
-    d, size = single('d', d), p_scale*p
-    for name, sizes in dict(n=n, p=p, p_scale=size).items():
-        if sizes.max() > 1e15: raise ValueError(f'{name} must leave at most 1e15 in number, got {name}={sizes.max():g}')
+    d, size = single('d', d), real_above('p_scale', p_scale*p, 0, high=1e15)
     if K > size.min(): raise ValueError(f'p must be {K} or more after p_scale, got p={p.min():g} and {p_scale=}')
     T1, T2 = head_trace(size/K, m, Omega, c), tail_trace(size/K, m, Omega, c)
     train, test = theorem1(n, size, T1, T2, d, noise)

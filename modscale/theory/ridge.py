@@ -166,7 +166,7 @@ def predict_ridge_loss(
     if isinstance(ridge, str): ridge = optimal_ridge(T2, noise) if choice('ridge', ridge, ('optimal',)) else None
     head = eigenvalues(np.arange(1, p + 1), m, Omega, c)
     if not head.all():
-        raise ValueError(f'Omega must leave eigenvalues above zero at m={m} and c={c!r}, got {Omega=}')
+        raise ValueError(f'Omega must be smaller for eigenvalues above zero at m={m}, c={c!r}; got {Omega=}')
     return ridge_loss(n, head, T2, ridge, d, noise)
 
 # %% ../../nbs/theory/04_ridge.ipynb #04-042
