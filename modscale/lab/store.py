@@ -39,7 +39,8 @@ from .version import code_version, unwrapped
 # %% ../../nbs/lab/02_store.ipynb #24-0033
 TABLES = dict(study=('name', 'run', 'cells'),
               call=('started', 'command', 'jobs', 'wall_seconds', 'peak_memory_gib', 'state'),
-              cell=('key', 'study', 'settings', 'rows', 'code', 'environment', 'call', 'started', 'finished', 'seconds'),
+              cell=('key', 'study', 'settings', 'rows', 'code', 'environment', 'call', 'started', 'finished',
+                    'seconds'),
               failure=('key', 'study', 'settings', 'error', 'message', 'traceback', 'failed'),
               running=('key', 'study', 'since'))
 # the columns have no types, so that SQLite converts nothing
@@ -64,7 +65,7 @@ def pack(
         raise ValueError(f'run must return a DataFrame with rows and results, got {table!r:.200}')
     for name in [c for c in table if c in cell or c == 'cell' or not isinstance(c, str)]:
         if name not in cell or any(v != cell[name] for v in table[name].tolist()):
-            raise ValueError(f'run must not return the column {name!r}: it is no new name, or differs from the cell={cell}')
+            raise ValueError(f'run must not return the column {name!r}: it differs from the cell={cell}, or is no name')
     results = pa.Table.from_pandas(table[[c for c in table if c not in cell]], preserve_index=False)
     plain = [c.cast(c.type.value_type) if pa.types.is_dictionary(c.type) else c for c in results.columns]
     results = pa.table(plain, names=results.column_names)
@@ -153,7 +154,7 @@ def connect(
     "Open a file. Nothing is read yet, so a damaged one opens as well."
     db = sqlite3.connect(f'{path.absolute().as_uri()}?{how}', uri=True, timeout=10)
     db.row_factory = sqlite3.Row
-    db.text_factory = partial(str, encoding='utf-8', errors='replace')      # damaged text fails its checksum, not the reading
+    db.text_factory = partial(str, encoding='utf-8', errors='replace')      # damaged text fails its checksum
     return Store(db, path)
 
 # %% ../../nbs/lab/02_store.ipynb #24-022
@@ -223,8 +224,8 @@ def open_sound(
         for file in path.parent.glob(f'{path.name}*'): shutil.copy(file, aside)
         store.db.close()
         write_store(path, rows)
-        print(f'modscale: {path} is damaged ({why}); a copy was set aside to {aside}, its {len(rows)} sound rows were kept, '
-              'and what the others held will be computed again', file=sys.stderr)
+        print(f'modscale: {path} is damaged ({why}); a copy was set aside to {aside}, its {len(rows)} sound rows '
+              'were kept, and what the others held will be computed again', file=sys.stderr)
         store = connect(path)
     with naming(path): store.db.execute('PRAGMA synchronous=FULL')
     return store
@@ -264,7 +265,7 @@ def is_locked(
 def locked(
     out:Path # folder of a store; is made
 ) -> Iterator[None]:
-    "Be the only coordinator of a folder. Raises `OSError` naming the folder if there is another, or it cannot be written."
+    "Be the only coordinator of a folder. Raises `OSError` naming the folder for another one, or if it cannot be written."
     out.mkdir(parents=True, exist_ok=True)
     with open(out/'lock', 'a+') as handle:
         tries = 20
@@ -285,7 +286,7 @@ def open_store(
     out:str|Path, # folder of the store
     write:bool=True, # as its coordinator? Then the folder is made
 ) -> Iterator[Store]:
-    "Open a folder's store. Raises `ValueError` for none, or a damaged one, to read; `OSError` naming what cannot be written."
+    "Open a folder's store. Raises `ValueError` for none or a damaged one to read, `OSError` by name."
     path = Path(out)/'store.sqlite'
     if write:
         with locked(path.parent):
@@ -293,7 +294,7 @@ def open_store(
             with closing(store.db): yield store
         return
     if not path.is_file():
-        raise ValueError(f'no results (store.sqlite) in out={str(out)!r}; `modscale sweep run STUDY --out DIR` makes some')
+        raise ValueError(f'no results (store.sqlite) in out={str(out)!r}; `modscale sweep run` makes some')
     # beside a log, SQLite writes an index of it; a folder that cannot be written has no log that grows
     log = Path(f'{path}-wal')
     fixed = not os.access(path.parent, os.W_OK) and not (log.exists() and log.stat().st_size)
@@ -309,8 +310,8 @@ def enter(
     held = [cell for row in store.rows('study') if row['name'] == study.name for cell in json.loads(row['cells'])]
     wanted = {json.dumps(cell, sort_keys=True) for cell in study.cells}
     gone = [cell for cell in held if json.dumps(cell, sort_keys=True) not in wanted]
-    if gone: raise ValueError(f'out={str(store.path.parent)!r} holds {len(gone)} cells of {study.name} that are not in this '
-                              f'grid, as {gone[0]}; choose another --out')
+    if gone: raise ValueError(f'out={str(store.path.parent)!r} holds {len(gone)} cells of {study.name} that are not in '
+                              f'this grid, as {gone[0]}; choose another --out')
     f = unwrapped(study.run)
     run = f'{f.__module__}:{f.__qualname__}'
     store.put('study', dict(name=study.name, run=run, cells=json.dumps(study.cells)))
@@ -361,7 +362,7 @@ def study_status(
     return dict(study=study.name, cells=len(study.cells), done=len(done), running=len(running), failed=len(failed),
                 missing=len(study.cells) - len(done | running) - len(failed), other_code=len(stored - done),
                 damaged=len(store.rows('cell', study, sound=False)), coordinator=alive,
-                wall_seconds=made['wall_seconds'], work_seconds=made['seconds'], peak_memory_gib=made['peak_memory_gib'],
+                work_seconds=made['seconds'], **{k: made[k] for k in ('wall_seconds', 'peak_memory_gib')},
                 failures=[one['settings'] | dict(error=one['error'], message=one['message']) for one in failed])
 
 # %% ../../nbs/lab/02_store.ipynb #24-0505

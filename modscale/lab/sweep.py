@@ -18,7 +18,8 @@ import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import (FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor,
+                                wait)
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -63,7 +64,7 @@ def demo_study(
 def make_groups(
     study:Study, # what is to be run
     budget:float, # bytes that one group may need
-) -> tuple[list[list[int]], list[int]]: # places of the cells of each group, the costliest first; of those above the budget
+) -> tuple[list[list[int]], list[int]]: # places of the cells of groups, the costliest first; of those too large
     "Pack cells that may share a stack. Raises `ValueError` for a cost or a memory that is no number, or negative."
     groups, large = [], []
     last = {}
@@ -96,7 +97,7 @@ class Group:
 
 # %% ../../nbs/lab/03_sweep.ipynb #25-012
 def failure(
-    e:BaseException, # what was raised
+    e:BaseException # what was raised
 ) -> dict: # error, message, traceback
     "An error as data."
     return dict(error=type(e).__name__, message=str(e), traceback=''.join(traceback.format_exception(e)))
@@ -112,7 +113,7 @@ def attempt(
         except Exception as e: return failure(e)
     try:
         tables, wanted = run([dict(cell) for cell in cells]), len(cells)
-        if len(tables) != wanted: raise ValueError(f'run must return one table a cell, got {len(tables)} for {wanted} cells')
+        if len(tables) != wanted: raise ValueError(f'run must return {wanted} tables, one a cell; got {len(tables)}')
     except Exception as e: tables, error = None, failure(e)     # text: the exception would keep the failed stack alive
     if tables is not None: return [packed(cell, table) for cell, table in zip(cells, tables)]
     half = len(cells)//2
@@ -185,23 +186,23 @@ class Jobs(Executor):
         self.threads.shutdown(wait=wait)
 
 # %% ../../nbs/lab/03_sweep.ipynb #25-024
-EXTRAS = dict(dask='distributed', mpi='mpi4py.futures', slurm='submitit') # name of an executor to the module that it needs
+EXTRAS = dict(dask='distributed', mpi='mpi4py.futures', slurm='submitit') # the module of an extra
 
 @contextmanager
 def executor_for(
     name:str, # 'processes', 'dask', 'mpi' or 'slurm'
     jobs:int, # groups at a time
-    address:str|None=None, # Dask: of a scheduler (None: a cluster of our own, here); Slurm: a folder that its jobs share
+    address:str|None=None, # of a Dask scheduler (None: our own, here); for Slurm, a folder that its jobs share
 ) -> Iterator[Executor]:
-    "Have an executor for the time of the block. Raises `ValueError` naming what is not installed, `OSError` for no answer."
+    "Have an executor for the time of the block. Raises `ValueError` for a missing one, `OSError` for no answer."
     choice('executor', name, ('processes', *EXTRAS))
-    if address and name not in ('dask', 'slurm'): raise ValueError(f'address is for dask and slurm, got address={address!r}')
+    if address and name not in ('dask', 'slurm'): raise ValueError(f'address is for dask, slurm; got {address=}')
     here = dict(n_workers=jobs, threads_per_worker=1, memory_limit=0, dashboard_address=None)
     try:
         module = import_module(EXTRAS[name]) if name in EXTRAS else None
         if name == 'slurm': slurm = module.AutoExecutor(folder=address or 'slurm-jobs', cluster='slurm')
-    except (ImportError, RuntimeError) as e:                # the second from mpi4py without MPI, from submitit without Slurm
-        raise ValueError(f"executor={name!r} needs pip install 'modscale[{name}]' and its system ({e})") from e
+    except (ImportError, RuntimeError) as e:    # the second: mpi4py without MPI, submitit without Slurm
+        raise ValueError(f"executor={name!r} is not there ({e}); pip install 'modscale[{name}]' has its Python side") from e
     if name == 'dask':
         with module.Client(**(dict(address=address, timeout=10) if address else here), set_as_default=False) as client:
             yield client.get_executor(pure=False)
@@ -211,14 +212,14 @@ def executor_for(
         with Jobs(slurm, jobs) if name == 'slurm' else Processes(jobs) if jobs > 1 else Here() as pool: yield pool
 
 # %% ../../nbs/lab/03_sweep.ipynb #25-026
-DEATHS = {'BrokenExecutor', 'KilledWorker', 'UncompletedJobError'} # of the standard library and loky; of Dask; of submitit
+DEATHS = {'BrokenExecutor', 'KilledWorker', 'UncompletedJobError'} # of the standard library, Dask, submitit
 
 def death(
     future:Future # that is done
 ) -> Exception|None: # of the worker; None: there is a result
     "How a group's worker died. Raises what is no death, `ConnectionError` when the cluster is gone."
     try: error = future.exception()
-    except CancelledError as e: raise ConnectionError(f'the cluster is gone ({e!r}); what is finished is stored, run again') from e
+    except CancelledError as e: raise ConnectionError(f'the cluster is gone ({e!r}); what is finished is stored') from e
     if error and not DEATHS & {kind.__name__ for kind in type(error).__mro__}: raise error
     return error
 
@@ -292,7 +293,7 @@ def keep(
 ):
     "Store what a worker gave back. Raises `RuntimeError` for a worker with other code, `OSError` that names the file."
     code, store = code_version(group.study.run), call.store
-    if done.get('code', code) != code: raise RuntimeError(f'{done["worker"]} has other code than {here()}; install the same')
+    if done.get('code', code) != code: raise RuntimeError(f'{done["worker"]} has other code than {here()}')
     if 'worker' in done: call.peaks[done['worker']] = max(done['peak_memory'], call.peaks.get(done['worker'], 0))
     made = dict(code=code, environment=json.dumps(done.get('environment')), call=call.row['started'], finished=now(),
                 started=call.since.get(group.cells[0][0]), seconds=done.get('seconds', 0)/len(group.cells))
@@ -337,15 +338,16 @@ def run_groups(
     def tell(study):
         if finished and not left[study.name]: finished(study, call.store.table(study))
     for study in studies: tell(study)
-    bar = tqdm(total=sum(group.cost() for group in groups), disable=not progress or not groups, smoothing=0, mininterval=.5,
-               bar_format='{desc:36.36} {percentage:3.0f}% |{bar:20}| {elapsed} gone, about {remaining} left')
+    bar = tqdm(total=sum(group.cost() for group in groups), disable=not progress or not groups, smoothing=0,
+               mininterval=.5, bar_format='{desc:36.36} {percentage:3.0f}% |{bar:20}| {elapsed} gone, about {remaining} left')
     with bar, closing(compute(groups, pool, call.row['jobs'], call.hand_out)) as results:
         for group, done in results:
             keep(call, group, done)
             name = group.study.name
             left[name] -= len(group.cells)
             failed += sum(isinstance(outcome, dict) for outcome in done['outcomes'])
-            bar.set_description_str(f'{name}: {left[name]} cells left' + f', {failed} failed'*(failed > 0), refresh=False)
+            text = f'{name}: {left[name]} cells left' + f', {failed} failed'*(failed > 0)
+            bar.set_description_str(text, refresh=False)
             bar.update(min(group.cost(), bar.total - bar.n))            # rounding must not push it over the end
             tell(group.study)
 
@@ -371,11 +373,12 @@ def run_sweep(
     retry_failed:bool=False, # compute failed cells again?
     command:str|None=None, # what the user typed, for the store
     finished:Callable|None=None, # called with (study, table) when a study has no cell left to compute
-) -> pd.DataFrame|dict[str, pd.DataFrame]: # all finished cells, in the order of the grid; for a list, by the studies' names
+) -> pd.DataFrame|dict[str, pd.DataFrame]: # all finished cells, in the grid's order; for a list, by name
     "Compute what is missing. Raises `ValueError` by argument name, `OSError` naming a path that cannot be written."
     several = [studies] if isinstance(studies, Study) else list(studies)
     names = [study.name for study in several]
-    if not names or len(set(names)) < len(names): raise ValueError(f'studies must have different names, got studies={names}')
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f'studies must have different names, got studies={names}')
     whole('jobs', jobs)
     budget = float(real_above('memory', memory, 0))/jobs
     for study in several: make_groups(study, budget)                    # bad costs are told before anything is written
