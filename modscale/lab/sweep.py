@@ -197,14 +197,14 @@ def executor_for(
     "Have an executor for the time of the block. Raises `ValueError` for a missing one, `OSError` for no answer."
     choice('executor', name, ('processes', *EXTRAS))
     if address and name not in ('dask', 'slurm'): raise ValueError(f'address is for dask, slurm; got {address=}')
-    here = dict(n_workers=jobs, threads_per_worker=1, memory_limit=0, dashboard_address=None)
+    own = dict(n_workers=jobs, threads_per_worker=1, memory_limit=0, dashboard_address=None)
     try:
         module = import_module(EXTRAS[name]) if name in EXTRAS else None
         if name == 'slurm': slurm = module.AutoExecutor(folder=address or 'slurm-jobs', cluster='slurm')
     except (ImportError, RuntimeError) as e:    # the second: mpi4py without MPI, submitit without Slurm
-        raise ValueError(f"executor={name!r} is not there ({e}); pip install 'modscale[{name}]' has its Python side") from e
+        raise ValueError(f"executor={name!r} needs pip install 'modscale[{name}]' ({e})") from e
     if name == 'dask':
-        with module.Client(**(dict(address=address, timeout=10) if address else here), set_as_default=False) as client:
+        with module.Client(**(dict(address=address, timeout=10) if address else own), set_as_default=False) as client:
             yield client.get_executor(pure=False)
     elif name == 'mpi':
         with module.MPIPoolExecutor() as pool: yield pool
@@ -339,7 +339,7 @@ def run_groups(
         if finished and not left[study.name]: finished(study, call.store.table(study))
     for study in studies: tell(study)
     bar = tqdm(total=sum(group.cost() for group in groups), disable=not progress or not groups, smoothing=0,
-               mininterval=.5, bar_format='{desc:36.36} {percentage:3.0f}% |{bar:20}| {elapsed} gone, about {remaining} left')
+               mininterval=.5, bar_format='{desc:36.36} {percentage:3.0f}% |{bar:20}| {elapsed} gone, {remaining} left')
     with bar, closing(compute(groups, pool, call.row['jobs'], call.hand_out)) as results:
         for group, done in results:
             keep(call, group, done)
