@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['EXTRAS', 'DEATHS', 'demo_run', 'demo_study', 'make_groups', 'Group', 'failure', 'attempt', 'work', 'follow',
-           'Processes', 'Here', 'Jobs', 'needs', 'executor_for', 'death', 'compute', 'Call', 'keep', 'missing',
-           'run_groups', 'stoppable', 'recorded', 'run_sweep']
+           'Processes', 'Here', 'Jobs', 'executor_for', 'death', 'compute', 'Call', 'keep', 'missing', 'run_groups',
+           'stoppable', 'run_sweep']
 
 # %% ../../nbs/lab/03_sweep.ipynb #25-003
 import errno
@@ -22,6 +22,7 @@ from concurrent.futures import (FIRST_COMPLETED, BrokenExecutor, CancelledError,
                                 wait)
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ import pandas as pd
 
 from ..base.study import Study, grid
 from ..base.symbols import check, choice, real_above, whole
-from .store import Store, enter, here, now, open_store, pack, peak_memory, study_keys
+from .store import enter, here, now, open_store, pack, peak_memory, study_keys
 from .version import code_version, environment
 
 # %% ../../nbs/lab/03_sweep.ipynb #25-005
@@ -54,16 +55,19 @@ def demo_study(
     "A demonstration of sweeps that needs seconds: F(n, p) by simulation."
     seeds = dict(smoke=2, quick=20, paper=200)[choice('scale', scale, ('smoke', 'quick', 'paper'))]
     cells = grid(n=[5, 10, 20], p=[30, 40, 60, 80], seed=list(range(seeds)), seconds=[.01])
-    return Study('demo', cells, demo_run, group=lambda c: (c['n'], c['p']), cost=lambda c: c['seconds'] + 1e-6*c['n']*c['p'],
-                 memory=lambda c: 100*c['n']*c['p']*8*3, width=4)
+    def group(cell): return cell['n'], cell['p']
+    def cost(cell): return cell['seconds'] + 1e-6*cell['n']*cell['p']
+    def memory(cell): return 100*cell['n']*cell['p']*8*3
+    return Study('demo', cells, demo_run, group, cost, memory, width=4)
 
 # %% ../../nbs/lab/03_sweep.ipynb #25-008
 def make_groups(
     study:Study, # what is to be run
     budget:float, # bytes that one group may need
-) -> tuple[list[list[int]], list[int]]: # places of the cells of each group, the costliest first; places of cells above the budget
+) -> tuple[list[list[int]], list[int]]: # places of the cells of groups, the costliest first; of those too large
     "Pack cells that may share a stack. Raises `ValueError` for a cost or a memory that is no number, or negative."
-    groups, last, large = [], {}, []
+    groups, large = [], []
+    last = {}
     for place, cell in enumerate(study.cells):
         need, kind = float(real_above('memory', study.memory(cell), 0, strict=False)), study.group(cell)
         if need > budget:
@@ -89,11 +93,11 @@ class Group:
     def cost(self): return sum(float(self.study.cost(cell)) for _, cell in self.cells)
     def halves(self):
         half = len(self.cells)//2
-        return [Group(self.study, self.cells[:half]), Group(self.study, self.cells[half:])]
+        return Group(self.study, self.cells[:half]), Group(self.study, self.cells[half:])
 
 # %% ../../nbs/lab/03_sweep.ipynb #25-012
 def failure(
-    e:BaseException, # what was raised
+    e:BaseException # what was raised
 ) -> dict: # error, message, traceback
     "An error as data."
     return dict(error=type(e).__name__, message=str(e), traceback=''.join(traceback.format_exception(e)))
@@ -104,18 +108,16 @@ def attempt(
     cells:list[dict], # settings of each
 ) -> list: # for each cell its rows as bytes, or its error as a dict
     "Run a group; when it raises, its halves."
+    def packed(cell, table):
+        try: return pack(cell, table)
+        except Exception as e: return failure(e)
     try:
-        tables = run([dict(cell) for cell in cells])
-        if len(tables) != len(cells): raise ValueError(f'run must return one table a cell, got {len(tables)} for {len(cells)} cells')
-    except Exception as e: tables, error = None, failure(e)                         # text: the exception would keep the failed stack alive
-    if tables is None:
-        half = len(cells)//2
-        return attempt(run, cells[:half]) + attempt(run, cells[half:]) if half else [error]
-    outcomes = []
-    for cell, table in zip(cells, tables):
-        try: outcomes.append(pack(cell, table))
-        except Exception as e: outcomes.append(failure(e))
-    return outcomes
+        tables, wanted = run([dict(cell) for cell in cells]), len(cells)
+        if len(tables) != wanted: raise ValueError(f'run must return {wanted} tables, one a cell; got {len(tables)}')
+    except Exception as e: tables, error = None, failure(e)     # text: the exception would keep the failed stack alive
+    if tables is not None: return [packed(cell, table) for cell, table in zip(cells, tables)]
+    half = len(cells)//2
+    return attempt(run, cells[:half]) + attempt(run, cells[half:]) if half else [error]
 
 # %% ../../nbs/lab/03_sweep.ipynb #25-016
 def work(
@@ -141,24 +143,23 @@ def follow(
 
 # %% ../../nbs/lab/03_sweep.ipynb #25-020
 class Processes(Executor):
-    "Processes on this machine. When one dies, what was handed out fails with `BrokenExecutor`, and new processes take the rest."
+    "Processes here. When one dies, all that was handed out fails with `BrokenExecutor`, and new ones take the rest."
     def __init__(self, jobs):
         import loky
-        threads = str(max(loky.cpu_count()//jobs, 1))                               # so that workers do not fight for cores
-        names = [f'{library}_NUM_THREADS' for library in ('OMP', 'OPENBLAS', 'MKL', 'BLIS', 'VECLIB_MAXIMUM', 'NUMEXPR')]
-        env = {name: os.environ.get(name, threads) for name in names}
-        self.start = lambda: loky.ProcessPoolExecutor(jobs, initializer=follow, initargs=(os.getpid(),), env=env)
-        self.pool = None
+        threads = str(max(loky.cpu_count()//jobs, 1))                   # workers shall not fight for cores
+        libraries = ('OMP', 'OPENBLAS', 'MKL', 'BLIS', 'VECLIB_MAXIMUM', 'NUMBA', 'NUMEXPR')
+        env = {name: os.environ.get(name, threads) for name in (f'{library}_NUM_THREADS' for library in libraries)}
+        def start(): return loky.ProcessPoolExecutor(jobs, initializer=follow, initargs=(os.getpid(),), env=env)
+        self.start, self.pool = start, start()
 
     def submit(self, f, /, *args, **kw):
-        try:
-            if self.pool: return self.pool.submit(f, *args, **kw)
-        except BrokenExecutor: self.shutdown()
-        self.pool = self.start()
-        return self.pool.submit(f, *args, **kw)
+        try: return self.pool.submit(f, *args, **kw)
+        except BrokenExecutor:
+            self.shutdown()
+            self.pool = self.start()
+            return self.pool.submit(f, *args, **kw)
 
-    def shutdown(self, wait=True, *, cancel_futures=True):
-        if self.pool: self.pool.shutdown(wait=wait, kill_workers=cancel_futures)
+    def shutdown(self, wait=True, *, cancel_futures=True): self.pool.shutdown(wait=wait, kill_workers=cancel_futures)
 
 # %% ../../nbs/lab/03_sweep.ipynb #25-0205
 class Here(Executor):
@@ -170,10 +171,10 @@ class Here(Executor):
 
 # %% ../../nbs/lab/03_sweep.ipynb #25-0215
 class Jobs(Executor):
-    "The executors of submitit (`submitit.AutoExecutor`) behind the interface of `concurrent.futures`."
+    "An executor of submitit (`submitit.AutoExecutor`) behind the interface of `concurrent.futures`."
     def __init__(self, executor, jobs):
-        self.executor, self.given = executor, []
-        self.threads = ThreadPoolExecutor(jobs)
+        self.executor, self.threads = executor, ThreadPoolExecutor(jobs)
+        self.given = []
 
     def submit(self, f, /, *args, **kw):
         self.given.append(self.executor.submit(f, *args, **kw))
@@ -181,52 +182,44 @@ class Jobs(Executor):
 
     def shutdown(self, wait=True, *, cancel_futures=True):
         for job in self.given:
-            if cancel_futures and not job.done(): job.cancel()
+            if not job.done(): job.cancel()
         self.threads.shutdown(wait=wait)
 
-# %% ../../nbs/lab/03_sweep.ipynb #25-023
-EXTRAS = dict(dask='distributed', mpi='mpi4py.futures', slurm='submitit') # extra to the module that it installs
-
-def needs(
-    name:str # of an extra
-): # its module
-    "Import an optional dependency. Raises `ValueError` that says how to install it."
-    from importlib import import_module
-    try: return import_module(EXTRAS[name])
-    except (ImportError, RuntimeError) as e:                                        # mpi4py without an MPI library raises the latter
-        raise ValueError(f"executor={name!r} must be installed: pip install 'modscale[{name}]' ({e})") from e
-
 # %% ../../nbs/lab/03_sweep.ipynb #25-024
+EXTRAS = dict(dask='distributed', mpi='mpi4py.futures', slurm='submitit') # the module of an extra
+
 @contextmanager
 def executor_for(
     name:str, # 'processes', 'dask', 'mpi' or 'slurm'
     jobs:int, # groups at a time
-    address:str|None=None, # of a Dask scheduler (None: a cluster of our own, on this machine); for Slurm, a folder that its jobs share
+    address:str|None=None, # of a Dask scheduler (None: our own, here); for Slurm, a folder that its jobs share
 ) -> Iterator[Executor]:
-    "Have an executor for the time of the block. Raises `ValueError` for one that is not installed, `OSError` for no answer."
+    "Have an executor for the time of the block. Raises `ValueError` for a missing one, `OSError` for no answer."
     choice('executor', name, ('processes', *EXTRAS))
-    if address and name not in ('dask', 'slurm'): raise ValueError(f'address is for dask and slurm, got address={address!r}')
+    if address and name not in ('dask', 'slurm'): raise ValueError(f'address is for dask, slurm; got {address=}')
+    own = dict(n_workers=jobs, threads_per_worker=1, memory_limit=0, dashboard_address=None)
+    try:
+        module = import_module(EXTRAS[name]) if name in EXTRAS else None
+        if name == 'slurm': slurm = module.AutoExecutor(folder=address or 'slurm-jobs', cluster='slurm')
+    except (ImportError, RuntimeError) as e:    # the second: mpi4py without MPI, submitit without Slurm
+        raise ValueError(f"executor={name!r} needs pip install 'modscale[{name}]' ({e})") from e
     if name == 'dask':
-        how = dict(address=address, timeout=10) if address else dict(n_workers=jobs, threads_per_worker=1, memory_limit=0, dashboard_address=None)
-        with needs('dask').Client(**how, set_as_default=False) as client: yield client.get_executor(pure=False)
+        with module.Client(**(dict(address=address, timeout=10) if address else own), set_as_default=False) as client:
+            yield client.get_executor(pure=False)
     elif name == 'mpi':
-        with needs('mpi').MPIPoolExecutor() as pool: yield pool
-    elif name == 'slurm':
-        try: slurm = needs('slurm').AutoExecutor(folder=address or 'slurm-jobs', cluster='slurm')
-        except RuntimeError as e: raise ValueError(f"executor='slurm' needs Slurm on this machine ({e})") from e
-        with Jobs(slurm, jobs) as pool: yield pool
+        with module.MPIPoolExecutor() as pool: yield pool
     else:
-        with Processes(jobs) if jobs > 1 else Here() as pool: yield pool
+        with Jobs(slurm, jobs) if name == 'slurm' else Processes(jobs) if jobs > 1 else Here() as pool: yield pool
 
 # %% ../../nbs/lab/03_sweep.ipynb #25-026
-DEATHS = {'BrokenExecutor', 'KilledWorker', 'UncompletedJobError'} # of the standard library and loky; of Dask; of submitit
+DEATHS = {'BrokenExecutor', 'KilledWorker', 'UncompletedJobError'} # of the standard library, Dask, submitit
 
 def death(
     future:Future # that is done
 ) -> Exception|None: # of the worker; None: there is a result
     "How a group's worker died. Raises what is no death, `ConnectionError` when the cluster is gone."
     try: error = future.exception()
-    except CancelledError as e: raise ConnectionError(f'the cluster is gone ({e!r}); what is finished is stored, run again') from e
+    except CancelledError as e: raise ConnectionError(f'the cluster is gone ({e!r}); what is finished is stored') from e
     if error and not DEATHS & {kind.__name__ for kind in type(error).__mro__}: raise error
     return error
 
@@ -238,14 +231,14 @@ def compute(
     hand_out:Callable, # called with a group before a worker gets it
 ) -> Iterator[tuple[Group, dict]]: # what `work` gave for each group, or for pieces of a deadly one
     "Run groups, whatever happens to workers."
-    queue, suspects, flying = deque(groups), deque(), {}
+    queue, suspects = deque(groups), deque()
+    flying = {}
     try:
         while queue or suspects or flying:
             while (queue or suspects) and len(flying) < (1 if suspects else jobs):
                 group, alone = (suspects[0], True) if suspects else (queue.popleft(), False)
                 hand_out(group)
-                future = pool.submit(work, group.study.run, [cell for _, cell in group.cells])
-                flying[future] = group, alone
+                flying[pool.submit(work, group.study.run, [cell for _, cell in group.cells])] = group, alone
             for future in wait(flying, return_when=FIRST_COMPLETED).done:
                 group, alone = flying.pop(future)
                 error = death(future)
@@ -259,31 +252,38 @@ def compute(
 
 # %% ../../nbs/lab/03_sweep.ipynb #25-030
 class Call:
-    "One run of a coordinator: what it hands out and stores."
+    "One run of a coordinator: what it hands out and stores. A context: the record is closed however the call ends."
     def __init__(self, store, studies, jobs, command):
         self.store, self.clock = store, time.perf_counter()
-        self.row = dict(started=now(), command=command, jobs=jobs, wall_seconds=0., peak_memory_gib=None, state='running')
-        self.peaks, self.since = {}, {}                                             # GiB by worker; first key to when it was handed out
+        self.row = dict(started=now(), command=command, jobs=jobs)
+        self.peaks, self.since = {}, {}                         # GiB by worker; first key to when it was handed out
         with store.change():
             for study in studies: enter(store, study)
+            store.db.execute('DELETE FROM running')
             for row in store.rows('call'):
                 if row['state'] == 'running': store.put('call', dict(row) | dict(state='killed'))
             self.note('running')
 
     def note(self, state):
-        "Write how long the call has taken, and the memory of this process and the largest workers that can be there at once."
-        own, others = peak_memory(), sorted(peak for worker, peak in self.peaks.items() if worker != here())
-        memory = own + sum(others[-self.row['jobs']:])
-        self.row |= dict(wall_seconds=round(time.perf_counter() - self.clock, 2), state=state,
-                         peak_memory_gib=None if math.isnan(memory) else round(memory, 3))
-        if state != 'running' or not self.since: self.store.db.execute('DELETE FROM running')
-        self.store.put('call', self.row)
+        "Write what the call has taken: its time, the memory of this process and the largest workers that fit at once."
+        others = sorted(peak for worker, peak in self.peaks.items() if worker != here())
+        memory = peak_memory() + sum(others[-self.row['jobs']:])
+        taken = dict(wall_seconds=round(time.perf_counter() - self.clock, 2), peak_memory_gib=round(memory, 3))
+        if math.isnan(memory): taken['peak_memory_gib'] = None  # SQLite has no NaN
+        self.store.put('call', self.row | taken | dict(state=state))
 
     def hand_out(self, group):
         "Note that a group runs."
         self.since[group.cells[0][0]] = since = now()
         with self.store.change():
             for key, _ in group.cells: self.store.put('running', dict(key=key, study=group.study.name, since=since))
+
+    def __enter__(self): return self
+    def __exit__(self, kind, error, where):
+        # the error that ends a call is the one to tell, not that the books could not be closed
+        with suppress(OSError) if kind else nullcontext(), self.store.change():
+            self.store.db.execute('DELETE FROM running')
+            self.note('stopped' if kind else 'ended')
 
 # %% ../../nbs/lab/03_sweep.ipynb #25-031
 def keep(
@@ -293,7 +293,7 @@ def keep(
 ):
     "Store what a worker gave back. Raises `RuntimeError` for a worker with other code, `OSError` that names the file."
     code, store = code_version(group.study.run), call.store
-    if done.get('code', code) != code: raise RuntimeError(f'{done["worker"]} has other code than {here()}; install the same')
+    if done.get('code', code) != code: raise RuntimeError(f'{done["worker"]} has other code than {here()}')
     if 'worker' in done: call.peaks[done['worker']] = max(done['peak_memory'], call.peaks.get(done['worker'], 0))
     made = dict(code=code, environment=json.dumps(done.get('environment')), call=call.row['started'], finished=now(),
                 started=call.since.get(group.cells[0][0]), seconds=done.get('seconds', 0)/len(group.cells))
@@ -313,15 +313,14 @@ def missing(
     retry_failed:bool, # failed cells too?
 ) -> list[Group]: # the costliest first
     "What is left to compute; cells that cannot fit are recorded as failed."
-    keys, skip = study_keys(study), call.store.done(study)
-    if not retry_failed: skip |= call.store.failed(study)
+    cells, skip = list(zip(study_keys(study), study.cells)), call.store.done(study)
+    if not retry_failed: skip |= call.store.keys('failure', study)
     groups, large = make_groups(study, budget)
-    for i in large:
-        if keys[i] in skip: continue
-        need = study.memory(study.cells[i])/2**30
-        why = f'the cell needs {need:.3g} GiB, and memory/jobs is {budget/2**30:.3g}; give more and retry failed cells'
-        keep(call, Group(study, [(keys[i], study.cells[i])]), dict(outcomes=[failure(MemoryError(why))]))
-    left = ([(keys[i], study.cells[i]) for i in group if keys[i] not in skip] for group in groups)
+    for key, cell in [cells[i] for i in large if cells[i][0] not in skip]:
+        why = (f'the cell needs {study.memory(cell)/2**30:.3g} GiB, and memory/jobs is {budget/2**30:.3g}; '
+               'give more and retry failed cells')
+        keep(call, Group(study, [(key, cell)]), dict(outcomes=[failure(MemoryError(why))]))
+    left = ([cells[i] for i in group if cells[i][0] not in skip] for group in groups)
     return [Group(study, cells) for cells in left if cells]
 
 # %% ../../nbs/lab/03_sweep.ipynb #25-033
@@ -339,44 +338,29 @@ def run_groups(
     def tell(study):
         if finished and not left[study.name]: finished(study, call.store.table(study))
     for study in studies: tell(study)
-    bar = tqdm(total=sum(group.cost() for group in groups), disable=not progress or not groups, smoothing=0, mininterval=.5,
-               bar_format='{desc:36.36} {percentage:3.0f}% |{bar:20}| {elapsed} gone, about {remaining} left')
+    bar = tqdm(total=sum(group.cost() for group in groups), disable=not progress or not groups, smoothing=0,
+               mininterval=.5, bar_format='{desc:36.36} {percentage:3.0f}% |{bar:20}| {elapsed} gone, {remaining} left')
     with bar, closing(compute(groups, pool, call.row['jobs'], call.hand_out)) as results:
         for group, done in results:
             keep(call, group, done)
             name = group.study.name
             left[name] -= len(group.cells)
             failed += sum(isinstance(outcome, dict) for outcome in done['outcomes'])
-            bar.set_description_str(f'{name}: {left[name]} cells left' + f', {failed} failed'*(failed > 0), refresh=False)
-            bar.update(min(group.cost(), bar.total - bar.n))                        # rounding must not push it over the end
+            text = f'{name}: {left[name]} cells left' + f', {failed} failed'*(failed > 0)
+            bar.set_description_str(text, refresh=False)
+            bar.update(min(group.cost(), bar.total - bar.n))            # rounding must not push it over the end
             tell(group.study)
 
 # %% ../../nbs/lab/03_sweep.ipynb #25-034
 @contextmanager
 def stoppable():
     "Let SIGTERM end the block as Ctrl-C does, so that what is finished stays and workers go."
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     def stop(number, frame): raise KeyboardInterrupt
-    before = signal.signal(signal.SIGTERM, stop)
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, stop) if main else None
     try: yield
-    finally: signal.signal(signal.SIGTERM, before)
-
-# %% ../../nbs/lab/03_sweep.ipynb #25-0345
-@contextmanager
-def recorded(
-    store:Store, # open, as its coordinator
-    *how # studies, jobs, command
-) -> Iterator[Call]:
-    "Keep the books of a call, however it ends. When an error ends it, that error is the one to tell, not that the books could not be closed."
-    call = Call(store, *how)
-    try:
-        yield call
-        with store.change(): call.note('ended')
-    except BaseException:
-        with suppress(OSError), store.change(): call.note('stopped')
-        raise
+    finally:
+        if main: signal.signal(signal.SIGTERM, before)
 
 # %% ../../nbs/lab/03_sweep.ipynb #25-035
 def run_sweep(
@@ -389,20 +373,20 @@ def run_sweep(
     retry_failed:bool=False, # compute failed cells again?
     command:str|None=None, # what the user typed, for the store
     finished:Callable|None=None, # called with (study, table) when a study has no cell left to compute
-): # the table of all finished cells, in the order of the grid; for several studies a dict of them by name
+) -> pd.DataFrame|dict[str, pd.DataFrame]: # all finished cells, in the grid's order; for a list, by name
     "Compute what is missing. Raises `ValueError` by argument name, `OSError` naming a path that cannot be written."
-    one = isinstance(studies, Study)
-    several = [studies] if one else list(studies)
-    if not 0 < len(several) == len({study.name for study in several}):
-        raise ValueError(f'studies must be one or more of different names, got studies={[study.name for study in several]}')
+    several = [studies] if isinstance(studies, Study) else list(studies)
+    names = [study.name for study in several]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f'studies must have different names, got studies={names}')
     whole('jobs', jobs)
-    real_above('memory', memory, 0)
-    for study in several: make_groups(study, memory/jobs)                           # bad costs are told before anything is written
-    with stoppable(), open_store(out) as store, recorded(store, several, jobs, command) as call:
-        groups = [group for study in several for group in missing(call, study, memory/jobs, retry_failed)]
-        with nullcontext(executor) if executor else executor_for('processes', jobs) as pool:
+    budget = float(real_above('memory', memory, 0))/jobs
+    for study in several: make_groups(study, budget)                    # bad costs are told before anything is written
+    with stoppable(), open_store(out) as store, Call(store, several, jobs, command) as call:
+        groups = [group for study in several for group in missing(call, study, budget, retry_failed)]
+        with nullcontext(executor) if executor or not groups else executor_for('processes', jobs) as pool:
             run_groups(call, several, groups, pool, progress, finished)
         tables = {study.name: store.table(study) for study in several}
-        lost = [study.name for study in several if set(study_keys(study)) - store.done(study) - store.failed(study)]
-    if lost: raise OSError(errno.EIO, f'cells of {", ".join(lost)} were damaged after they were stored; run again', str(out))
-    return tables[studies.name] if one else tables
+        lost = any(set(study_keys(s)) - store.done(s) - store.keys('failure', s) for s in several)
+    if lost: raise OSError(errno.EIO, 'cells were damaged after they were stored; run again', str(out))
+    return tables[studies.name] if isinstance(studies, Study) else tables
