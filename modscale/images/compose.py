@@ -27,7 +27,7 @@ from ..nets.networks import count_flops
 from ..base.drawing import draw_lines
 from ..base.summary import summarise
 from ..base.symbols import choice, real_above, single
-from ..nets.train import Fit, cross_entropy, fit
+from ..nets.train import TrainingResult, cross_entropy, fit
 
 # %% ../../nbs/images/05_compose.ipynb #19-005
 IMAGE_METHODS = ('monolithic', 'modular', 'paper', 'ours', 'oracle')
@@ -143,7 +143,7 @@ def train_image_net(
     net:torch.nn.Module, # of `build_image_net`, trained in place
     share:Callable=lambda batches: batches, # takes the part of each batch that this process works on (nets/05_distributed)
     **how # `keep` and `sync` of `fit`
-) -> tuple[Fit, float]: # what training did, and its operations
+) -> tuple[TrainingResult, float]: # what training did, and its operations
     "Train a network on n samples, `cell.passes` times."
     device, steps = str(next(net.parameters()).device), cell.n*cell.passes//cell.batch
     dtype = cell.precision if getattr(net, 'support', None) is None else 'float32'       # gathering is faster in float32

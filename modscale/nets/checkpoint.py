@@ -40,7 +40,7 @@ def unpack(
 ) -> tuple[dict, dict]: # state on the CPU, and settings
     "The content of a checkpoint. Raises `ValueError` when it is not, bit for bit, what was written."
     first, _, body = data.partition(b'\n')
-    if first != MAGIC + hashlib.sha256(body).hexdigest().encode(): raise ValueError('cut, altered, or of another format')
+    if first != MAGIC + hashlib.sha256(body).hexdigest().encode(): raise ValueError('cut, altered or of another form')
     line, _, tensors = body.partition(b'\n')
     rest = json.loads(line)
     return load(tensors) | rest['numbers'], rest['settings']
@@ -71,7 +71,8 @@ class Checkpoints:
         "Compare with those of a stored run. Raises `ValueError` naming the first that differs, with both values."
         for name in self.settings | stored:
             # as JSON, where true is not 1
-            was, now = (json.dumps(d[name], sort_keys=True) if name in d else 'nothing' for d in (stored, self.settings))
+            both = stored, self.settings
+            was, now = (json.dumps(d[name], sort_keys=True) if name in d else 'nothing' for d in both)
             if was != now:
                 raise ValueError(f'folder {self.folder} holds a run with other settings: '
                                  f'{name} is {was} there, and {now} was asked for')
@@ -86,7 +87,7 @@ class Checkpoints:
             except (ValueError, OSError) as e:
                 if isinstance(e, OSError) and e.errno != errno.EIO: raise
                 os.replace(path, aside := path.with_name(f'{path.name}.damaged'))
-                print(f'modscale: {path} is damaged ({e}); it is now {aside.name}, and one before it is used', file=sys.stderr)
+                print(f'modscale: {path} is damaged ({e}), now {aside.name}; one before it is used', file=sys.stderr)
             else:
                 self.check_settings(settings)
                 break

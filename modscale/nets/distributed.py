@@ -39,7 +39,7 @@ class Group:
             t.div_(self.world)
 
     def ask_first(self, question:Callable):
-        "What process 0 answers, in every process. An error is raised there, and a `RuntimeError` that tells of it elsewhere."
+        "What process 0 answers, in every process; an error there is raised there, and a `RuntimeError` elsewhere."
         if self.world == 1: return question()
         box, error = [None, ''], None
         if self.rank == 0:
@@ -54,11 +54,11 @@ def share_of_batches(
     batches:Iterable|Callable, # as for `fit`: whole batches, the same in every process
     group:Group, # whose process `group.rank` takes its part
 ) -> Iterator|Callable: # as `batches`, of pairs of shapes (S, B/world, m), (S, B/world, ...)
-    "This process's part of every batch, from B·rank/world on. Raises `ValueError` when `world` does not divide the batch."
+    "This process's part of every batch, from B·rank/world on. Raises `ValueError` unless `world` divides B."
     def parts(pairs):
         for x, y in pairs:
             each, rest = divmod(x.shape[1], group.world)
-            if rest: raise ValueError(f'batch must be a multiple of world, got batch={x.shape[1]} and world={group.world}')
+            if rest: raise ValueError(f'batch must be shared evenly, got batch={x.shape[1]} and world={group.world}')
             yield x.narrow(1, each*group.rank, each), y.narrow(1, each*group.rank, each)
     return (lambda done: parts(batches(done))) if callable(batches) else parts(batches)
 
@@ -81,13 +81,13 @@ def process_group(
     backend:str='auto', # 'gloo' (CPU), 'nccl' (CUDA), or 'auto': by what is there
     timeout:float=600., # seconds that a process waits for another before it ends with an error
 ) -> Iterator[Group]: # this process and its device
-    "Join the processes that `torchrun` started, and leave them in the end. Raises `ValueError` by argument or variable."
+    "Join the processes that `torchrun` started, and leave them at last. Raises `ValueError` by argument or variable."
     choice('backend', backend, ('auto', 'gloo', 'nccl'))
     real_above('timeout', timeout, 0)
     rank, world, local = told_by_torchrun()
     cuda = torch.cuda.is_available() and backend != 'gloo'
     there = torch.cuda.device_count() if cuda else 0
-    if backend == 'nccl' and not cuda: raise ValueError("backend='nccl' needs CUDA, and this PyTorch sees no CUDA device")
+    if backend == 'nccl' and not cuda: raise ValueError("backend='nccl' needs a CUDA device, and PyTorch sees none")
     if cuda and local >= there: raise ValueError(f'LOCAL_RANK={local}, but there are {there} CUDA devices')
     if cuda: torch.cuda.set_device(local)
     if world > 1: dist.init_process_group('cpu:gloo,cuda:nccl' if cuda else 'gloo', timeout=timedelta(seconds=timeout))
@@ -100,7 +100,7 @@ def start_together(
     net:nn.Module, # on `group.device`; changed in place
     group:Group, # of processes, each with a network of the same shape
 ):
-    "Give every process the parameters of process 0. Raises `ValueError` for a network of another kind, or other buffers."
+    "Give every process the parameters of process 0. Raises `ValueError` for another kind of network, or other buffers."
     if group.world == 1: return
     own = {name: list(p.shape) for name, p in net.named_parameters()}
     own |= {name: hashlib.sha256(b.cpu().numpy().tobytes()).hexdigest() for name, b in net.named_buffers()}
@@ -111,7 +111,7 @@ def start_together(
 
 # %% ../../nbs/nets/05_distributed.ipynb #22-017
 class FirstKeeps:
-    "For `keep` of `fit`: process 0 keeps the run, decides when, and tells all what it loaded (nets/05_distributed, step 3)."
+    "For `keep` of `fit`: process 0 keeps the run, decides when, and tells all what it loaded (step 3)."
     def __init__(self,
         keep, # `Checkpoints`, or another object with `load`, `due`, `save`; only that of process 0 is used
         group:Group, # of processes

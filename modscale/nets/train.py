@@ -197,7 +197,7 @@ class Progress:
         asked = {k: tuple(t.shape) for k, t in (self.live | self.buffers).items()}
         if kept != asked: raise ValueError(f'keep holds a run of other tensors: {kept}, the run asked for has {asked}')
         for name, b in self.buffers.items():
-            if not torch.equal(b.cpu(), state[name]): raise ValueError(f'keep holds a run of a network with another {name}')
+            if not torch.equal(b.cpu(), state[name]): raise ValueError(f'keep holds a network with another {name}')
         for name, t in self.live.items(): t.copy_(state[name])
         self.stopping.loss, self.stopping.step = state['best_loss'], state['best_step']
         torch.set_rng_state(state['rng'])

@@ -1,4 +1,4 @@
-"""Runs that are killed, for 04_checkpoint: `python killed.py NAME` in an empty folder prints what a function returns, as JSON.
+"""Runs that are killed, for 04_checkpoint: `python killed.py NAME`, in an empty folder, prints what a function returns.
 
 Runs are forks of a process that has loaded PyTorch, so each is cheap."""
 import json
@@ -67,7 +67,7 @@ def die_at(save, line):
     sys.settrace(entered)
 
 def at_every_line():
-    "For each kill: save, line, signal, the files left, whether one was loaded, and whether the run ended as undisturbed."
+    "For each kill: save, line, signal, the files left, whether one was loaded, whether the run ended as undisturbed."
     straight, out = train(), []
     for save in (1, 3):
         for line in range(1, 1000):                                         # until the save has no such line
@@ -93,7 +93,7 @@ def kill_after(step, folder, wait):
     return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
 
 def at_random():
-    "Three runs of eight kills: steps on disk, saves cut, and whether all ended as undisturbed; and what is left to do then."
+    "Three runs of eight kills: steps on disk, saves cut, whether all ended as undisturbed; what is left to do then."
     straight, chance, out = train(None, 100), random.Random(0), []
     for trial in range(3):
         folder = f'random-{trial}'

@@ -33,7 +33,7 @@ def error_of(call):
     return ''
 
 def compare():
-    "Weights on the way and at the end, plain, kept, and gone on with; the steps kept; what is refused: a file a process."
+    "Weights on the way and at the end, plain, kept, gone on with; the steps kept; what is refused."
     with process_group(timeout=30) as group:
         course, out = [], {}
         out['plain'] = train(group, look=lambda net: course.append(bits(net)))
