@@ -57,7 +57,8 @@ class Checkpoints:
         keep:int=2, # files that stay, at least 1
         clock:Callable=time.monotonic, # gives seconds
     ):
-        self.folder, self.clock, self.last = Path(folder), clock, clock()
+        self.folder = Path(folder)
+        self.clock, self.last = clock, clock()
         self.keep, self.seconds = single('keep', keep), 60*scalar('minutes', minutes)
         try: self.settings = dict(**json.loads(json.dumps({} if settings is None else settings, allow_nan=False)))
         except (TypeError, ValueError) as e:

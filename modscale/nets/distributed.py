@@ -116,7 +116,9 @@ class FirstKeeps:
         keep, # `Checkpoints`, or another object with `load`, `due`, `save`; only that of process 0 is used
         group:Group, # of processes
         every:int=10, # steps between questions whether a save is due
-    ): self.keep, self.group, self.every = keep, group, single('every', every)
+    ):
+        self.keep, self.group = keep, group
+        self.every = single('every', every)
 
     def load(self) -> dict|None: return self.group.ask_first(self.keep.load)
 

@@ -265,7 +265,9 @@ class ModularNet(nn.Module):
     ):
         super().__init__()
         self.K = check_modules(U, support, outputs, share, d)
-        self.S, self.b, self.d, self.share, self.apart = U.shape[0], U.shape[3], d, share, apart
+        self.S, self.b = U.shape[0], U.shape[3]
+        self.d, self.share = d, share
+        self.apart = apart
         self.U = nn.Parameter(U.detach().clone().float())
         for name, value in dict(support=support, outputs=outputs).items(): self.register_buffer(name, value)
         written = d if outputs is None else outputs.shape[1]
@@ -293,7 +295,8 @@ def modular_gradient(
     B:int, # samples in a batch
 ) -> Callable: # as of `MonolithicNet.mse_gradient`
     "The gradient of the squared loss by hand (nets/02_networks, step 8); projections without `requires_grad` stay."
-    passes, trained, U, U_grad = Backprop(net.body, B), net.U.requires_grad, net.U.detach(), net.U.grad
+    passes, trained = Backprop(net.body, B), net.U.requires_grad
+    U, U_grad = net.U.detach(), net.U.grad
     sizes, root = (net.S, net.K), math.sqrt(net.K)
     # one for each module; a view for S = 1
     def each(x): return x[:, None].expand(-1, net.K, -1, -1).flatten(0, 1)

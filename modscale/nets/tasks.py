@@ -53,7 +53,7 @@ def wave_moments(
     phase:np.ndarray, # shape (k, s), radians
 ) -> tuple[float, float]: # mean and variance of the sum of all waves under x ~ N(0, I)
     "Exact mean and variance of a sum of sine waves of Gaussian projections (nets/01_tasks, step 2)."
-    w, ph, a = frequency.ravel(), phase.ravel(), amplitude.ravel()
+    w, ph, a = (v.ravel() for v in (frequency, phase, amplitude))
     r = np.repeat(np.repeat(U @ U.T, frequency.shape[1], 0), frequency.shape[1], 1)
     cov = wave_covariance(r, w[:, None], ph[:, None], w[None], ph[None])
     return float(a @ (np.exp(-w**2/2) * np.sin(ph))), float(a @ cov @ a)
@@ -80,6 +80,7 @@ def normal_density(
     "Density of a standard normal."
     return np.exp(-np.square(z)/2)/np.sqrt(2*np.pi)
 
+# %% ../../nbs/nets/01_tasks.ipynb #09-0345
 def hinge_mean(
     t, # knot, any shape
 ) -> np.ndarray: # E (X − t)₊, same shape
@@ -235,7 +236,8 @@ class Task(Modules):
         **law # `strength` and `together` of `draw_inputs`
     ) -> tuple[np.ndarray, np.ndarray]: # inputs, shape (n, m), and targets, shape (n,), both float64
         "Inputs and their targets. Raises `ValueError` by argument name."
-        n, seed, noise = single('n', n), single('seed', seed, 0), scalar('noise', noise)
+        n, seed = single('n', n), single('seed', seed, 0)
+        noise = scalar('noise', noise)
         key, word = [self.seed, seed, self.m, 0 if nested else n], 3 if nested else 1
         x = draw_inputs(self.U, self.drift, n, np.random.default_rng([*key, word]), inputs, **law)
         y = self.modules(module_inputs(x, self.U)).sum(-1) if nested else self(x)
@@ -377,7 +379,8 @@ def make_task(
     "Draw a task (nets/01_tasks, step 7). Raises `ValueError` by argument name."
     choice('family', family, FAMILIES)
     choice('directions', directions, ('random', 'orthogonal'))
-    m, k, seed = single('m', m), single('k', k), single('seed', seed, 0)
+    m, k = single('m', m), single('k', k)
+    seed = single('seed', seed, 0)
     if directions == 'orthogonal' and k > m:
         raise ValueError(f"directions must be 'random' for k = {k} in m = {m} dimensions, got {directions=}")
     rng = np.random.default_rng([seed, m, k])

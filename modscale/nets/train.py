@@ -73,7 +73,8 @@ class EarlyStopping:
         validate:Callable|None, # net to losses of shape (S,); None: nothing is kept
         sync:Callable|None=None, # averages the losses over processes in place: all keep the weights of one step
     ):
-        self.net, self.validate, self.sync = net, validate, sync
+        self.net, self.validate = net, validate
+        self.sync = sync
         self.best = [p.detach().clone() for p in net.parameters()] if validate else []
         self.loss = torch.full((net.S,), float('inf'))
         self.step = torch.zeros(net.S, dtype=torch.int64)
@@ -167,7 +168,8 @@ class Progress:
         validate:Callable|None=None, # as for `fit`
         sync:Callable|None=None, # as for `fit`
     ):
-        self.begun, self.step, self.steps, self.flat = time.perf_counter(), 0, steps, flatten_parameters(net)
+        self.begun, self.flat = time.perf_counter(), flatten_parameters(net)
+        self.step, self.steps = 0, steps
         self.update, self.stopping = adam(self.flat), EarlyStopping(net, validate, sync)
         self.buffers = {f'buffer {name}': b for name, b in net.named_buffers()}
         # what changes in place: weights, Adam's moments and count, best weights
@@ -211,7 +213,8 @@ class Progress:
 
     def finish(self, feed:Iterator, gradient:Callable, lr:float, every:int, keep):
         "Take the steps that are left on `feed`; `gradient` makes one for batches of a size, the rest is as of `fit`."
-        (x, y), net, sync = self.next_batch(feed), self.stopping.net, self.stopping.sync
+        net, sync = self.stopping.net, self.stopping.sync
+        x, y = self.next_batch(feed)
         gradient = gradient(x.shape[1])
         with enough_threads(net, x.shape[1]):
             for step in range(self.step + 1, self.steps + 1):
