@@ -8,35 +8,12 @@ from modscale.nets.checkpoint import Checkpoints, pack, unpack
 from modscale.nets.distributed import FirstKeeps, Group, process_group, share_of_batches, start_together
 from modscale.nets.networks import ModularNet, MonolithicNet, random_projections
 from modscale.nets.train import cross_entropy, fit, minibatches, mse
-from test_wheel import installed, run, wheel
+from killed_run import n, x, y
+from test_wheel import installed, run, wheel  # noqa: F401, two of them are fixtures
 
 root = Path(__file__).resolve().parents[1]
-x = torch.randn(2, 100, 3, generator=torch.Generator().manual_seed(0))
-y, n = x.sin().sum(2, keepdim=True), torch.tensor([60, 80])
-program = '''
-import os, signal, sys
-from itertools import islice
-import torch
-from modscale.nets.checkpoint import Checkpoints
-from modscale.nets.distributed import FirstKeeps, process_group, share_of_batches, start_together
-from modscale.nets.networks import ModularNet, random_projections
-from modscale.nets.train import fit, minibatches, mse
-
-x = torch.randn(2, 100, 3, generator=torch.Generator().manual_seed(0))
-y, n = x.sin().sum(2, keepdim=True), torch.tensor([60, 80])
-folder, steps, dies = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-with process_group(timeout=60) as group:
-    net = ModularNet(random_projections(2, 2, 3), width=8, seed=group.rank)
-    start_together(net, group)
-    def feed(done):
-        for step, pair in enumerate(islice(minibatches(x, y, n, 16), done, None), done):
-            if group.rank == 1 and step == dies: os.kill(os.getpid(), signal.SIGKILL)
-            yield pair
-    keep = FirstKeeps(Checkpoints(folder, minutes=0, settings=dict(steps=steps)), group)
-    fit(net, share_of_batches(feed, group), mse, steps, validate=lambda net: mse(net(x), y), every=10, keep=keep, sync=group.sync)
-    torch.save([p.detach() for p in net.parameters()], f'{folder}-{group.rank}.pt')
-'''
-plain = {k: v for k, v in os.environ.items() if k not in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')}
+told = 'RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT'
+plain = {k: v for k, v in os.environ.items() if k not in told}
 plain |= dict(PYTHONPATH=str(root), OMP_NUM_THREADS='1')
 
 def train(store=None, steps=60, net=None, **options):
@@ -48,15 +25,12 @@ def gap(a, b): return max((p - q).abs().max().item() for p, q in zip(a, b))
 
 def step_of(folder): return max((int(f.name[5:17]) for f in folder.glob('step-*.ckpt')), default=0)
 
-@pytest.fixture
-def script(tmp_path):
-    (tmp_path/'main.py').write_text(program)
-    return tmp_path
+program = str(Path(__file__).with_name('killed_run.py'))
 
-def torchrun(script, *args):
+def torchrun(folder, *args):
     options = ['--standalone', '--nproc-per-node=2', '--max-restarts=0']
-    command = [sys.executable, '-m', 'torch.distributed.run', *options, 'main.py', *map(str, args)]
-    return subprocess.run(command, cwd=script, env=plain, capture_output=True, text=True, timeout=200)
+    command = [sys.executable, '-m', 'torch.distributed.run', *options, program, *map(str, args)]
+    return subprocess.run(command, cwd=folder, env=plain, capture_output=True, text=True, timeout=200)
 
 class At:
     "Keeps the states of the given steps in memory, and goes on from one."
@@ -65,37 +39,40 @@ class At:
     def due(self, step): return step in self.steps
     def save(self, state): self.states[state['step']] = state
 
-def test_a_process_killed_at_random_steps_ends_with_the_same_weights(script):
+def test_a_process_killed_at_random_steps_ends_with_the_same_weights(tmp_path):
     chance, killed = random.Random(0), 0
     for step in sorted(chance.sample(range(1, 350), 3)):
-        p = subprocess.Popen([sys.executable, 'main.py', 'run', '400', '-1'], cwd=script, env=plain, stderr=subprocess.DEVNULL)
+        command = [sys.executable, program, 'run', '400', '-1']
+        p = subprocess.Popen(command, cwd=tmp_path, env=plain, stderr=subprocess.DEVNULL)
         end = time.monotonic() + 100
-        while step_of(script/'run') < step and p.poll() is None and time.monotonic() < end: time.sleep(1e-3)
+        while step_of(tmp_path/'run') < step and p.poll() is None and time.monotonic() < end: time.sleep(1e-3)
         p.kill()
         killed += p.wait() == -signal.SIGKILL
-    assert killed >= 2 and 0 < step_of(script/'run') < 400
-    subprocess.run([sys.executable, 'main.py', 'run', '400', '-1'], cwd=script, env=plain, check=True, timeout=100)
-    subprocess.run([sys.executable, 'main.py', 'straight', '400', '-1'], cwd=script, env=plain, check=True, timeout=100)
-    ends = [torch.load(script/f'{name}-0.pt', weights_only=True) for name in ('run', 'straight')]
+    assert killed >= 2 and 0 < step_of(tmp_path/'run') < 400
+    subprocess.run([sys.executable, program, 'run', '400', '-1'], cwd=tmp_path, env=plain, check=True, timeout=100)
+    subprocess.run([sys.executable, program, 'straight', '400', '-1'], cwd=tmp_path, env=plain, check=True, timeout=100)
+    ends = [torch.load(tmp_path/f'{name}-0.pt', weights_only=True) for name in ('run', 'straight')]
     assert gap(*ends) == 0
 
-def test_two_processes_end_like_one_and_a_killed_one_ends_both(script):
-    broken = torchrun(script, 'two', 60, 35)
-    assert broken.returncode and 0 < step_of(script/'two') <= 35 and not list(script.glob('two-*.pt'))
-    again = torchrun(script, 'two', 60, 50)                                   # goes on from there
-    assert again.returncode and 'exitcode: -9' in again.stderr and 30 <= step_of(script/'two') <= 50, again.stderr
-    done = torchrun(script, 'two', 60, -1)                                    # and once more
+def test_two_processes_end_like_one_and_a_killed_one_ends_both(tmp_path):
+    broken = torchrun(tmp_path, 'two', 60, 35)
+    assert broken.returncode and 0 < step_of(tmp_path/'two') <= 35 and not list(tmp_path.glob('two-*.pt'))
+    again = torchrun(tmp_path, 'two', 60, 50)                                   # goes on from there
+    assert again.returncode and 'exitcode: -9' in again.stderr and 30 <= step_of(tmp_path/'two') <= 50, again.stderr
+    done = torchrun(tmp_path, 'two', 60, -1)                                    # and once more
     assert done.returncode == 0, done.stderr
-    first, second = (torch.load(script/f'two-{r}.pt', weights_only=True) for r in range(2))
+    first, second = (torch.load(tmp_path/f'two-{r}.pt', weights_only=True) for r in range(2))
     assert gap(first, second) == 0 < gap(first, list(train(steps=60)[0].parameters())) < 1e-5
 
-def test_a_cut_checkpoint_read_by_the_installed_package(tmp_path, installed):
+def test_a_cut_checkpoint_read_by_the_installed_package(tmp_path, installed):  # noqa: F811
     straight, _ = train(Checkpoints(tmp_path/'run', minutes=0))
     older, newer = sorted((tmp_path/'run').iterdir())
     newer.write_bytes(newer.read_bytes()[:-1])
     older.rename(older.with_name('step-000000000040.ckpt'))                   # names do not decide what is in a file
-    said = run(installed, '-c', 'from modscale.nets.checkpoint import Checkpoints\nprint(Checkpoints("run").load()["step"])', cwd=tmp_path)
-    assert said.stdout == '59\n' and len(said.stderr.splitlines()) == 1 and 'step-000000000060.ckpt is damaged' in said.stderr
+    code = 'from modscale.nets.checkpoint import Checkpoints\nprint(Checkpoints("run").load()["step"])'
+    said = run(installed, '-c', code, cwd=tmp_path)
+    assert said.stdout == '59\n' and len(said.stderr.splitlines()) == 1
+    assert 'step-000000000060.ckpt is damaged' in said.stderr
     assert newer.with_name(f'{newer.name}.damaged').exists()
     again, _ = train(Checkpoints(tmp_path/'run'))
     assert gap(again.parameters(), straight.parameters()) == 0
@@ -114,13 +91,16 @@ def test_best_weights_seen_before_the_cut_are_kept(kernel, monkeypatch):
     if not kernel: monkeypatch.delattr(torch, '_fused_adam_')
     def worse(net): return -mse(net(x), y)                                    # best at the first look
     straight, done = train(kept := At(25), validate=worse)
-    net, later = train(At(start=kept.states[25]), net=ModularNet(random_projections(2, 2, 3, seed=9), width=8, seed=9), validate=worse)
-    assert done.best_step.tolist() == later.best_step.tolist() == [10, 10] and gap(net.parameters(), straight.parameters()) == 0
+    other = ModularNet(random_projections(2, 2, 3, seed=9), width=8, seed=9)
+    net, later = train(At(start=kept.states[25]), net=other, validate=worse)
+    assert done.best_step.tolist() == later.best_step.tolist() == [10, 10]
+    assert gap(net.parameters(), straight.parameters()) == 0
 
 dtypes = st.sampled_from([torch.float32, torch.bfloat16, torch.float64, torch.int64, torch.uint8, torch.bool])
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(dtypes, st.lists(st.integers(0, 4), max_size=3)), max_size=4), st.floats(0, 1), st.integers(0, 7))
+@given(st.lists(st.tuples(dtypes, st.lists(st.integers(0, 4), max_size=3)), max_size=4), st.floats(0, 1),
+       st.integers(0, 7))
 def test_a_packed_state_comes_back_and_any_damage_is_noticed(kinds, at, bit):
     g = torch.Generator().manual_seed(0)
     state = {f't{i}': (100*torch.randn(shape, generator=g)).to(dtype) for i, (dtype, shape) in enumerate(kinds)}
@@ -150,7 +130,8 @@ def test_what_is_refused(tmp_path):
                            (dict(store=again, steps=10, validate=None), 'other tensors')):
         with pytest.raises(ValueError, match=match): train(**options)
     Checkpoints(tmp_path, settings=dict(a=1, lr=.1)).save(dict(step=1))
-    with pytest.raises(ValueError, match=r'lr is 0\.1 there, and 0\.2 was'): Checkpoints(tmp_path, settings=dict(a=1, lr=.2)).load()
+    with pytest.raises(ValueError, match=r'lr is 0\.1 there, and 0\.2 was'):
+        Checkpoints(tmp_path, settings=dict(a=1, lr=.2)).load()
     for bad in (dict(minutes=-1), dict(keep=0), dict(keep=[1, 2]), dict(settings='no'), dict(settings=dict(f=len))):
         with pytest.raises(ValueError, match=next(iter(bad))): Checkpoints(tmp_path, **bad)
     with pytest.raises(ValueError, match='batch=16 and world=3'):

@@ -1,4 +1,4 @@
-"""Runs that are killed, for 04_checkpoint: `python killed.py NAME` in an empty folder calls a function and prints what it returns as JSON.
+"""Runs that are killed, for 04_checkpoint: `python killed.py NAME`, in an empty folder, prints what a function returns.
 
 Runs are forks of a process that has loaded PyTorch, so each is cheap."""
 import json
@@ -67,7 +67,7 @@ def die_at(save, line):
     sys.settrace(entered)
 
 def at_every_line():
-    "For each kill: the save, the line, the signal, the files left, whether one was loaded, and whether the run then ended as undisturbed."
+    "For each kill: save, line, signal, the files left, whether one was loaded, whether the run ended as undisturbed."
     straight, out = train(), []
     for save in (1, 3):
         for line in range(1, 1000):                                         # until the save has no such line
@@ -93,7 +93,7 @@ def kill_after(step, folder, wait):
     return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
 
 def at_random():
-    "Three runs of eight kills: steps on disk after each, saves interrupted, and whether all ended as undisturbed; and one run gone on with that was over."
+    "Three runs of eight kills: steps on disk, saves cut, whether all ended as undisturbed; what is left to do then."
     straight, chance, out = train(None, 100), random.Random(0), []
     for trial in range(3):
         folder = f'random-{trial}'
@@ -101,14 +101,14 @@ def at_random():
                  if kill_after(step, folder, chance.uniform(0, .005))]
         out.append((kills, torch.equal(train(Every(folder, 1), 100), straight)))
     before, looks = listed('random-0'), []
-    over = torch.equal(train(Every('random-0', 1), 100, looks.append), straight), len(looks), before == listed('random-0')
-    return out, over
+    same = torch.equal(train(Every('random-0', 1), 100, looks.append), straight)
+    return out, (same, len(looks), before == listed('random-0'))
 
 def curves():
-    "Mean validation losses of an undisturbed run, and of the parts of a run that kills itself at four of its validations."
+    "Mean validation losses of an undisturbed run, and of the parts of a run that kills itself at four validations."
     straight, parts = [], []
     end = train(None, 600, straight.append)
-    for die in (17, 29, 58, 97, None):                                      # validations, five steps each, from the start of the run
+    for die in (17, 29, 58, 97, None):                      # validations, five steps each, from the start of the run
         def part():
             at = [newest('curves')//5]
             with open(f'part-{die}', 'w', buffering=1) as f:

@@ -1,4 +1,4 @@
-"""Runs of two processes, for 05_distributed: `torchrun together.py` compares them, `python together.py one_ends` ends one of them.
+"""Two processes, for 05_distributed: `torchrun together.py` compares them, `python together.py one_ends` ends one.
 
 Both write into the working folder."""
 import json
@@ -23,7 +23,8 @@ def train(group, keep=None, look=None):
     def validate(net):
         if look: look(net)
         return losses(net)
-    fit(net, share_of_batches(batches, group), mse, 200, validate=validate, every=10, keep=keep and FirstKeeps(keep, group), sync=group.sync)
+    keep = keep and FirstKeeps(keep, group)
+    fit(net, share_of_batches(batches, group), mse, 200, validate=validate, every=10, keep=keep, sync=group.sync)
     return bits(net)
 
 def error_of(call):
@@ -32,7 +33,7 @@ def error_of(call):
     return ''
 
 def compare():
-    "Write to a file of each process: weights on the way and at the end, plain, kept, and gone on with; the steps kept; and what is refused."
+    "Weights on the way and at the end, plain, kept, gone on with; the steps kept; what is refused."
     with process_group(timeout=30) as group:
         course, out = [], {}
         out['plain'] = train(group, look=lambda net: course.append(bits(net)))
@@ -45,7 +46,8 @@ def compare():
         out['gone on'] = train(group, keep)
         out['refused'] = error_of(lambda: train(group, Checkpoints(f'run-{group.rank}', settings=dict(lr=1))))
         support = (torch.tensor([[0, 1], [1, 2]]) + group.rank) % 3
-        out['modules'] = error_of(lambda: start_together(ModularNet(random_projections(1, 2, 2), width=8, support=support), group))
+        other = ModularNet(random_projections(1, 2, 2), width=8, support=support)
+        out['modules'] = error_of(lambda: start_together(other, group))
         torch.save(out, f'rank-{group.rank}.pt')
 
 def ending(how):
@@ -82,7 +84,8 @@ def one_ends():
             if not (pid := os.fork()): one_of_two(rank, port, how)
             children.append(pid)
         status = os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1])
-        with open(how) as f: out[how] = dict(status=status, seconds=round(time.monotonic() - begun, 1), error=f.readline().strip())
+        seconds = round(time.monotonic() - begun, 1)
+        with open(how) as f: out[how] = dict(status=status, seconds=seconds, error=f.readline().strip())
         os.kill(children[1], signal.SIGKILL)
         os.waitpid(children[1], 0)
     print(json.dumps(out))
