@@ -166,7 +166,8 @@ def confusion(
     noise:float=0., # standard deviation of input noise, in units of the standardised inputs
 ) -> np.ndarray: # counts, int64 (k, q, q): position, true class, predicted class
     "How often each class is taken for each other, at each position."
-    k, q, device = task.k, task.n_classes, str(next(net.parameters()).device)
+    k, q = task.k, task.n_classes
+    device = str(next(net.parameters()).device)
     counts = torch.zeros(k*q*q, dtype=torch.int64, device=device)
     at = torch.arange(k, device=device)*q*q
     for first in range(0, size, 500):
