@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CONSTANT', 'SMALLEST', 'relevance', 'supports', 'purity', 'wrong_module', 'paper_image_objective',
-           'paper_image_projections', 'plot_projections', 'input_weights']
+           'paper_image_projections']
 
 # %% ../../nbs/images/03_screen.ipynb #17-003
 import math
@@ -134,35 +134,3 @@ def paper_image_projections(
     def project(): U.copy_(normalize(U, dim=1))
     history = descend([U], evaluate, project, batch, single('steps', steps), lr, batch, seed=0)
     return U.detach(), history, 4.*steps*batch*U.numel()
-
-# %% ../../nbs/images/03_screen.ipynb #17-032
-def plot_projections(
-    task:ComposeTask, # whose inputs are drawn in their true places
-    weights:dict[str, torch.Tensor], # name to the weight of each input in each module, shape (K, m)
-): # a matplotlib Figure: a column for each name, a row for each module
-    "Each module's projection as a picture: the k images side by side, bright where the module looks."
-    import matplotlib.pyplot as plt
-    H, W, C = task.data.train_x.shape[1:]
-    K, place = len(next(iter(weights.values()))), np.argsort(task.order)  # back from the permuted order
-    size = (len(weights)*(.6*task.k + .8), .68*K + .5)
-    fig, axes = plt.subplots(K, len(weights), figsize=size, squeeze=False, layout='constrained')
-    for (name, values), column in zip(weights.items(), axes.T):
-        for j, (ax, row) in enumerate(zip(column, values.cpu().numpy()[:, place])):
-            image = row.reshape(task.k, H, W, C).mean(3)
-            ax.imshow(np.concatenate(image, 1), cmap='gray', vmin=0, vmax=np.quantile(image, .999))
-            ax.set(xticks=[], yticks=[])
-            if ax in axes[:, 0]: ax.set_ylabel(f'{j + 1}', rotation=0, labelpad=10)
-            for edge in range(1, task.k): ax.axvline(edge*W - .5, color='C1', lw=1)
-        column[0].set_title(name, fontsize=9)
-    return fig
-
-# %% ../../nbs/images/03_screen.ipynb #17-033
-def input_weights(
-    support:torch.Tensor|None, # int64 (K, s), padded with m; None: all inputs
-    U:torch.Tensor, # projections, shape (K, s, b)
-    m:int, # inputs
-) -> torch.Tensor: # squared weight of each input in each module, shape (K, m)
-    "Where a module looks: the squares of its projections, summed over their b columns."
-    weight = U.detach().square().sum(2)
-    if support is None: return weight
-    return weight.new_zeros(len(U), m + 1).scatter_add_(1, support.to(weight.device), weight)[:, :m]
