@@ -244,8 +244,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'modscale.images.matching.misfit': ('images/matching.html#misfit', 'modscale/images/matching.py'),
                                           'modscale.images.matching.nearest': ( 'images/matching.html#nearest',
                                                                                 'modscale/images/matching.py'),
-                                          'modscale.images.matching.plot_match': ( 'images/matching.html#plot_match',
-                                                                                   'modscale/images/matching.py'),
                                           'modscale.images.matching.rotation': ( 'images/matching.html#rotation',
                                                                                  'modscale/images/matching.py'),
                                           'modscale.images.matching.sign_changes': ( 'images/matching.html#sign_changes',

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EXTRA_AXES', 'TINY', 'REGULAR', 'COARSE', 'TURNED', 'class_signatures', 'Law', 'law', 'rotation', 'nearest',
            'first_map', 'zoom', 'misfit', 'sign_changes', 'match_laws', 'assign', 'match_inputs', 'match_quality',
-           'match_study', 'plot_match']
+           'match_study']
 
 # %% ../../nbs/images/04_matching.ipynb #18-003
 import time
@@ -30,7 +30,7 @@ def class_signatures(
     chunk:int=1000, # samples held at a time
     device:str='cpu', # where to compute
 ) -> tuple[torch.Tensor, torch.Tensor, float]: # means (K, q, s), covariances (K, s, s), operations
-    "Class means and covariance of each module's inputs (images/04_matching, step 1). Raises `ValueError` for bad sizes."
+    "Class means and covariance of each module's inputs (step 1). Raises `ValueError` for bad sizes."
     q, total = task.n_classes, single('n', n, 2)
     K, s = support.shape
     if K != task.k:
@@ -260,33 +260,3 @@ def match_study(
     table['signal'] = [(weight*(place[j] == place[ref])).sum() for j in table.module]
     table['misfit'] = cost['misfit'][table.module]
     return table.assign(dataset=data.name, k=k, n=n, seed=seed, gflop=cost['flops']/1e9, seconds=cost['seconds'])
-
-# %% ../../nbs/images/04_matching.ipynb #18-038
-def plot_match(
-    task:ComposeTask, # whose samples are drawn
-    support:torch.Tensor, # int64 (k, s), padded with m, before the match
-    matched:torch.Tensor, # int64 (k, s), after it
-    ref:int=0, # the reference, whose true places are used for all modules
-    sample:int=0, # which training sample
-): # a matplotlib Figure: true images, as they come, through the match
-    "The images of one sample: as they are, as they come, and through the match."
-    import matplotlib.pyplot as plt
-    shape, (mean, std) = task.data.train_x.shape[1:], task.scale
-    x = np.append(task.batch(sample, 1)[0][0].numpy()*std + mean, 0)
-    place = np.append(task.order % task.D, task.D)
-    def drawn(row, at):
-        image = np.zeros(task.D + 1)
-        image[at] = x[row]
-        return np.clip(image[:-1].reshape(shape), 0, 1).squeeze()
-    true = [task.block(j) for j in range(task.k)]
-    views = {'as it is': [drawn(t, np.arange(task.D)) for t in true],
-             'as it comes': [drawn(row, place[support[ref].numpy()]) for row in support.numpy()],
-             'through\nthe match': [drawn(row, place[matched[ref].numpy()]) for row in matched.numpy()]}
-    fig, axes = plt.subplots(3, task.k, figsize=(1.3*task.k + .8, 4), squeeze=False)
-    for (name, images), row in zip(views.items(), axes):
-        row[0].set_ylabel(name)
-        for ax, image in zip(row, images):
-            ax.imshow(image, cmap='gray', vmin=0, vmax=1)
-            ax.set(xticks=[], yticks=[])
-    fig.tight_layout()
-    return fig
