@@ -195,8 +195,8 @@ def plot_samples(
         part = needed[(needed.target == target) & (needed.k == k)]
         for i, (arm, rows) in enumerate(part.groupby('arm', sort=False)):
             rows = rows.sort_values('m')
-            seen, x, style = rows.censored == '', rows.m*(1 + .012*(i - 4)), arm_style(arm)
-            high = rows.high.replace(np.inf, top)                             # open upwards
+            seen, x = rows.censored == '', rows.m*(1 + .012*(i - 4))
+            style, high = arm_style(arm), rows.high.replace(np.inf, top)      # open upwards
             width = [(rows.samples - rows.low)[seen].clip(lower=0), (high - rows.samples)[seen].clip(lower=0)]
             ax.errorbar(x[seen], rows.samples[seen], width, capsize=2, lw=1.2, elinewidth=.7, **style)
             for mark, kind in (('^', 'above'), ('v', 'below')):
