@@ -184,7 +184,8 @@ def target_table(
         mean, worst = part[value].mean(), part[value].agg('min' if sense == '>=' else 'max')
         met = mean >= bound if sense == '>=' else mean <= bound
         rows.append(dict(id=name, measured=value, asked=f'{sense} {bound:g}', mean=mean, se=part[value].sem(),
-                         worst=worst, tasks=len(part), met=bool(met), seconds=part.seconds.mean(), found=part.found.eq(True).sum()))
+                         worst=worst, tasks=len(part), met=bool(met), seconds=part.seconds.mean(),
+                         found=part.found.eq(True).sum()))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/sine/02_align_study.ipynb #26-0214
