@@ -84,7 +84,8 @@ def alignment_flops(
 ) -> int: # operations
     "Operations of `align` for sizes alone, at most; what is done with 1,000 samples is scaled to n."
     data = Data(torch.randn(max(batch, 1000), m), torch.randn(max(batch, 1000), 1, dtype=torch.float64), None)
-    x, Y, few, some = data.x[:batch], data.Y[:batch], min(n, 4096), data[:1000]
+    x, Y = data.x[:batch], data.Y[:batch]
+    some, few = data[:1000], min(n, 4096)
     def kernel(C, learned=False):
         narrow = wide_start(C, m, seed=0)
         narrow.log_bandwidth -= 2
