@@ -2,7 +2,7 @@
 import pickle
 import numpy as np, pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
-from modscale.rule.estimators import ModularBase, ModularClassifier, ModularRegressor, plot_modules
+from modscale.rule.estimators import ModularBase, ModularClassifier, ModularRegressor, plot_module_curves
 
 short = dict(steps=10, rounds=0, max_candidates=4, network_steps=100)
 
@@ -85,8 +85,8 @@ def test_modules_of_several_coordinates(tmp_path, b, predictor):
     model.save(tmp_path/'model')
     assert (ModularBase.load(tmp_path/'model').predict(X) == model.predict(X)).all()
     if b == 3:
-        with pytest.raises(ValueError, match='module_dim=3'): plot_modules(model, X)
-    else: assert len(plot_modules(model, X).axes) == 4                                 # two panels and their colour bars
+        with pytest.raises(ValueError, match='module_dim=3'): plot_module_curves(model, X)
+    else: assert len(plot_module_curves(model, X).axes) == 4                                 # two panels and their colour bars
 
 def test_more_coordinates_than_inputs_are_refused():
     X, y = table()
