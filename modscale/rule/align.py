@@ -259,7 +259,8 @@ def check_weight(
     if weight is None: return None
     weight = np.asarray(weight, dtype=np.float64)
     if weight.shape != (n,): raise ValueError(f'weight must have shape ({n},), got shape {weight.shape}')
-    if not (np.isfinite(weight) & (weight > 0)).all(): raise ValueError(f'weight must be positive and finite, got {weight.min()}')
+    if not (np.isfinite(weight) & (weight > 0)).all():
+        raise ValueError(f'weight must be positive and finite, got {weight.min()}')
     return weight
 
 # %% ../../nbs/rule/03_align.ipynb #14-044
@@ -267,7 +268,7 @@ def check_weight(
 class Alignment:
     "Projections found by `align`, in order of their share, and the closed-form kernel fit that goes with them."
     U:np.ndarray # the K projections kept, float32, shape (K, m) for b = 1, else (K, b, m), orthonormal rows
-    share:np.ndarray # variance of each kept module's contribution, copies included, over the variance of y, shape (K,)
+    share:np.ndarray # variance of each kept module's contribution, copies included, over that of y, shape (K,)
     objective:float # final value of the rule: E in nats a sample for 'joint', mean quadratic form for 'paper'
     history:list # its value at each step of the descent that was kept
     seconds:float # wall time
@@ -329,7 +330,7 @@ def check_sizes(
     if candidates is not None: return int(whole('candidates', candidates, 2 if K == 'auto' else K))
     return 32 if K == 'auto' else 2*K if rule == 'joint' else K
 
-# %% ../../nbs/rule/03_align.ipynb #03_align-8a3840
+# %% ../../nbs/rule/03_align.ipynb #03_align-d86a29
 def paper_rule(data:Data, K:int, candidates:int, b:int, how:Descent, seed:int) -> Fit:
     "Algorithm 1 from random starts."
     kernel = wide_start(candidates, data.x.shape[1], seed, data.x.device, b)
@@ -357,7 +358,7 @@ def align(
     K:int|str, # modules to keep; 'auto': as many as the evidence wants
     rule:str='joint', # 'joint': ours; 'paper': Algorithm 1
     b:int=1, # coordinates of a module, 1 to 3
-    candidates:int|None=None, # projections to optimise; default 2K for 'joint', K for 'paper'; with 'auto' the most, default 32
+    candidates:int|None=None, # projections to optimise; default 2K ('joint') or K ('paper'); 'auto': the most, 32
     steps:int|None=None, # Adam steps of a descent; default 150, for many parameters 300
     lr:float=.05, # Adam's learning rate at the start
     batch:int|None=None, # samples of a step; default 1,024 to 4,096
@@ -367,7 +368,7 @@ def align(
     seed:int=0, # of the random starts
     device:str='cpu', # where to compute
 ) -> Alignment: # modules in order of the variance that they carry
-    "Choose projections for data (x, y) before any network is trained (rule/03_align). Raises `ValueError` for bad data or sizes."
+    "Choose projections for data before any network is trained. Raises `ValueError` for bad data or sizes."
     start = time.perf_counter()
     x, y = check_data(x, y)
     most = check_sizes(x, K, rule, b, candidates, islands, rounds)

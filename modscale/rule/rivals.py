@@ -68,7 +68,7 @@ def found_at(
     "Directions that a rival has chosen, and the additive kernel's prediction at them."
     return Found(U, additive_fit(U, x, y).predict)
 
-# %% ../../nbs/rule/04_rivals.ipynb #04_rival-793a2a
+# %% ../../nbs/rule/04_rivals.ipynb #04_rival-21e367
 def random_rival(x, y, K, seed) -> Found:
     "Random directions."
     return found_at(wide_start(K, x.shape[1], seed).U[:, 0].numpy(), x, y)
@@ -77,7 +77,7 @@ def paper_rival(x, y, K, seed) -> Found:
     "Algorithm 1 of the paper."
     return found_at(align(x, y, K, rule='paper', seed=seed).U, x, y)
 
-# %% ../../nbs/rule/04_rivals.ipynb #04_rival-d5210f
+# %% ../../nbs/rule/04_rivals.ipynb #04_rival-f1bd7f
 def our_rival(x, y, K, seed) -> Found:
     "The joint rule."
     found = align(x, y, K, seed=seed)
@@ -93,7 +93,7 @@ def linear_part(
     w = np.linalg.lstsq(ones(x), y, rcond=None)[0]
     return lambda x: ones(x) @ w
 
-# %% ../../nbs/rule/04_rivals.ipynb #04_rival-9daaa0
+# %% ../../nbs/rule/04_rivals.ipynb #04_rival-d409dc
 def detrended_rival(x, y, K, seed) -> Found:
     "Algorithm 1 from 5K starts on what a linear fit leaves; an additive fit then says which K cost most to leave out."
     line = linear_part(x, y)
@@ -135,7 +135,7 @@ def largest_terms(
     heads = sorted(sums, key=lambda h: -sums[h].var())
     return U[[*heads, *copies][:K]]
 
-# %% ../../nbs/rule/04_rivals.ipynb #04_rival-8944b8
+# %% ../../nbs/rule/04_rivals.ipynb #04_rival-ebc00d
 def pursuit_rival(x, y, K, seed) -> Found:
     "Projection pursuit regression; of more terms than K it keeps those with most variance."
     from skpp import ProjectionPursuitRegressor
@@ -159,7 +159,7 @@ def first_rows(
     U = np.real(np.asarray(params)).T[:K]
     return U/np.linalg.norm(U, axis=1, keepdims=True)
 
-# %% ../../nbs/rule/04_rivals.ipynb #04_rival-d5bc39
+# %% ../../nbs/rule/04_rivals.ipynb #04_rival-bb3304
 def sir_directions(
     x:np.ndarray, # inputs, shape (n, m)
     y:np.ndarray, # targets, shape (n,)
@@ -169,7 +169,7 @@ def sir_directions(
     from statsmodels.regression.dimred import SlicedInverseReg
     return first_rows(SlicedInverseReg(y, x).fit(slice_n=20).params, K)
 
-# %% ../../nbs/rule/04_rivals.ipynb #04_rival-2294ce
+# %% ../../nbs/rule/04_rivals.ipynb #04_rival-63ec18
 def phd_directions(
     x:np.ndarray, # inputs, shape (n, m)
     y:np.ndarray, # targets, shape (n,)
@@ -190,7 +190,7 @@ def kernel_ridge(
     settings = dict(alpha=np.logspace(-4, 0, 5), gamma=np.logspace(-2, 0, 7)/x.shape[1]*5)
     return GridSearchCV(KernelRidge(kernel='rbf'), settings, cv=3).fit(x, y - y.mean()).best_estimator_
 
-# %% ../../nbs/rule/04_rivals.ipynb #04_rival-6a63b9
+# %% ../../nbs/rule/04_rivals.ipynb #04_rival-0f61ff
 def ridge_gradients(
     ridge, # of `kernel_ridge`
     x:np.ndarray, # inputs, shape (n, m)
@@ -200,7 +200,7 @@ def ridge_gradients(
     weights = rbf_kernel(x, ridge.X_fit_, ridge.gamma)*ridge.dual_coef_
     return 2*ridge.gamma*(weights @ ridge.X_fit_ - weights.sum(1, keepdims=True)*x)
 
-# %% ../../nbs/rule/04_rivals.ipynb #04_rival-cb0026
+# %% ../../nbs/rule/04_rivals.ipynb #04_rival-4d74f4
 def agop_directions(
     x:np.ndarray, # inputs, shape (n, m)
     y:np.ndarray, # targets, shape (n,)
@@ -260,7 +260,7 @@ def gp_rival(x, y, K, seed) -> Found:
     U = torch.nn.functional.normalize(kernel.W.detach()).numpy()
     return Found(largest_terms(U, effects(x), K), lambda x: effects(x).sum(1) + center)
 
-# %% ../../nbs/rule/04_rivals.ipynb #04_rival-ced791
+# %% ../../nbs/rule/04_rivals.ipynb #04_rival-754b1b
 def train_process(
     kernel, # of `projected_kernel`, changed in place
     X:torch.Tensor, # inputs, float64, shape (n, m)
@@ -294,13 +294,13 @@ def boosting_rival(x, y, K, seed) -> Found:
     search = GridSearchCV(HistGradientBoostingRegressor(random_state=seed), settings, cv=3)
     return Found(None, search.fit(x, y).predict)
 
-# %% ../../nbs/rule/04_rivals.ipynb #04_rival-7b2b43
+# %% ../../nbs/rule/04_rivals.ipynb #04_rival-5299c5
 def ridge_rival(x, y, K, seed) -> Found:
     "Kernel ridge regression with an RBF on all inputs."
     ridge, center = kernel_ridge(x, y), y.mean()
     return Found(None, lambda x: ridge.predict(x) + center)
 
-# %% ../../nbs/rule/04_rivals.ipynb #04_rival-f6a201
+# %% ../../nbs/rule/04_rivals.ipynb #04_rival-6bf9fb
 def network_rival(x, y, K, seed, steps=3000) -> Found:
     "A monolithic network; a fifth of the samples is for early stopping and for the choice of three learning rates."
     X = torch.as_tensor(x, dtype=torch.float32)[None]
@@ -408,8 +408,9 @@ def compare_rivals(
     return summarise_rivals(pd.DataFrame(rows))
 
 # %% ../../nbs/rule/04_rivals.ipynb #23-022
-SETTINGS = (('sine', 5, 5, 400), ('sine', 5, 5, 1000), ('sine', 9, 9, 1000), ('hinge', 5, 5, 400), ('polynomial', 9, 2, 400))
-SIZES = dict(smoke=(SETTINGS[:1], 1), quick=(SETTINGS[:1], 3), paper=(SETTINGS, 10)) # settings of family, m, k, n; tasks
+SETTINGS = (('sine', 5, 5, 400), ('sine', 5, 5, 1000), ('sine', 9, 9, 1000), ('hinge', 5, 5, 400),
+            ('polynomial', 9, 2, 400)) # family, m, k, n
+SIZES = dict(smoke=(SETTINGS[:1], 1), quick=(SETTINGS[:1], 3), paper=(SETTINGS, 10)) # settings, tasks of each
 
 def run_rivals(
     cells:list[dict], # arguments of `rival_task`
@@ -437,14 +438,15 @@ def rivals_study(
 def rival_texts(
     table:pd.DataFrame, # of `summarise_rivals`
     value:str, # 'coverage', 'r2', 'seconds' or 'cpu_seconds'
-) -> pd.DataFrame: # a row a rival, a column a setting; mean ± standard error, and the number of tasks where they are few
+) -> pd.DataFrame: # a row a rival, a column a setting; mean ± standard error, and the tasks where they are few
     "One measure of all rivals as text."
     choice('value', value, ('coverage', 'r2', 'seconds', 'cpu_seconds'))
     form = '.3g' if 'seconds' in value else '.3f'
     def text(mean, se, tasks, failed, most):
         if np.isnan(mean): return f'{failed} failed' if failed else ''
-        count = (f' ({tasks - failed} tasks)' if tasks - failed < most else '') + (f' ({failed} failed)' if failed else '')
-        return f'{mean:{form}}' + ('' if np.isnan(se) else f' ± {se:{form}}') + count
+        fewer = f' ({tasks - failed} tasks)' if tasks - failed < most else ''
+        error = '' if np.isnan(se) else f' ± {se:{form}}'
+        return f'{mean:{form}}{error}{fewer}' + (f' ({failed} failed)' if failed else '')
     most = table.groupby(['family', 'm', 'k', 'n']).tasks.transform('max')
     cells = [text(*v) for v in zip(table[value], table[f'{value}_se'], table.tasks, table.failed, most)]
     names = [f'{r.family} m={r.m} k={r.k} n={r.n}' for r in table.itertuples()]
