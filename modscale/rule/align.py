@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RULES', 'Fit', 'effects_of', 'shares', 'fit_modules', 'agreement', 'wanted', 'refine', 'trusted', 'evidence_gap',
            'direction_price', 'cheaper', 'Verdict', 'joint_rule', 'choose_count', 'check_data', 'check_weight',
-           'Alignment', 'usual_descent', 'check_sizes', 'paper_rule', 'alignment_of', 'align']
+           'Alignment', 'usual_descent', 'check_search', 'paper_rule', 'alignment_of', 'align']
 
 # %% ../../nbs/rule/03_align.ipynb #14-003
 import math
@@ -310,7 +310,7 @@ def usual_descent(
     return Descent(steps, float(real_above('lr', lr, 0)), batch)
 
 # %% ../../nbs/rule/03_align.ipynb #03_align-7528de
-def check_sizes(
+def check_search(
     x:np.ndarray, # inputs
     K:int|str, # modules to keep, or 'auto'
     rule:str, # one of RULES
@@ -330,7 +330,7 @@ def check_sizes(
     if candidates is not None: return int(whole('candidates', candidates, 2 if K == 'auto' else K))
     return 32 if K == 'auto' else 2*K if rule == 'joint' else K
 
-# %% ../../nbs/rule/03_align.ipynb #03_align-d86a29
+# %% ../../nbs/rule/03_align.ipynb #03_align-7c22eb
 def paper_rule(data:Data, K:int, candidates:int, b:int, how:Descent, seed:int) -> Fit:
     "Algorithm 1 from random starts."
     kernel = wide_start(candidates, data.x.shape[1], seed, data.x.device, b)
@@ -371,7 +371,7 @@ def align(
     "Choose projections for data before any network is trained. Raises `ValueError` for bad data or sizes."
     start = time.perf_counter()
     x, y = check_data(x, y)
-    most = check_sizes(x, K, rule, b, candidates, islands, rounds)
+    most = check_search(x, K, rule, b, candidates, islands, rounds)
     how = usual_descent(most*x.shape[1]*b, steps, lr, batch)
     data, center, spread = standard_data(x, y, check_weight(weight, len(x)), device)
     if K == 'auto':
