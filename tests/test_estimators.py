@@ -1,8 +1,12 @@
 "The estimators keep scikit-learn's contract, survive awkward tables, and come back from a file as they were."
+import os
 import pickle
-import numpy as np, pytest
+
+import numpy as np
+import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
-from modscale.rule.estimators import ModularBase, ModularClassifier, ModularRegressor, plot_modules
+
+from modscale.rule.estimators import ModularBase, ModularClassifier, ModularRegressor, plot_module_curves
 
 short = dict(steps=10, rounds=0, max_candidates=4, network_steps=100)
 
@@ -28,14 +32,16 @@ def test_constant_and_copied_columns_get_no_weight_of_their_own():
     plain, padded = ModularRegressor(**short).fit(X, y), ModularRegressor(**short).fit(np.c_[X, np.full(80, 4.)], y)
     assert (padded.directions_[:, 3] == 0).all() and np.allclose(np.linalg.norm(padded.directions_, axis=1), 1)
     copied = ModularRegressor(**short).fit(np.c_[X, X[:, 0]], y)
-    assert np.allclose(copied.directions_[:, 0], copied.directions_[:, 3], atol=1e-6) and np.isfinite(plain.predict(X)).all()
+    assert np.allclose(copied.directions_[:, 0], copied.directions_[:, 3], atol=1e-6)
+    assert np.isfinite(plain.predict(X)).all()
 
 @pytest.mark.filterwarnings('ignore')
 def test_units_of_the_columns_do_not_matter():
     X, y = table()
     units = np.array([1024., 1/1024, 1.])                                  # powers of two: products are exact
     a, b = ModularRegressor(**short).fit(X, y), ModularRegressor(**short).fit(X*units, y)
-    assert np.allclose(a.predict(X), b.predict(X*units)) and np.allclose(a.directions_original_, b.directions_original_*units)
+    assert np.allclose(a.predict(X), b.predict(X*units))
+    assert np.allclose(a.directions_original_, b.directions_original_*units)
 
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('predictor', ['kernel', 'network'])
@@ -47,7 +53,8 @@ def test_file_and_pickle_give_the_estimator_back(tmp_path, predictor, kind):
     model = (ModularClassifier if 'classes' in kind else ModularRegressor)(predictor=predictor, **short).fit(X, Y)
     model.save(tmp_path/'model')
     for back in (ModularBase.load(tmp_path/'model'), pickle.loads(pickle.dumps(model))):
-        assert type(back) is type(model) and back.get_params() == model.get_params() and (back.predict(X) == model.predict(X)).all()
+        assert type(back) is type(model) and back.get_params() == model.get_params()
+        assert (back.predict(X) == model.predict(X)).all()
         assert (back.module_effects(X) == model.module_effects(X)).all() and (back.shares_ == model.shares_).all()
 
 @pytest.mark.filterwarnings('ignore')
@@ -58,6 +65,21 @@ def test_effects_add_up_to_the_prediction(predictor):
     rest = model.predict(X) - model.module_effects(X).sum(1)
     assert np.ptp(rest) < 1e-9 and np.allclose(model.module_effects(X).mean(0), 0, atol=1e-9)
 
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.skipif(os.name != 'posix', reason='links and modes of POSIX')
+def test_saving_again_keeps_the_target_of_a_link_and_the_mode_of_a_file(tmp_path):
+    X, y = table()
+    model = ModularRegressor(1, **short).fit(X, y)
+    model.save(tmp_path/'model')
+    (tmp_path/'model').chmod(0o640)
+    (tmp_path/'link').symlink_to('model')
+    model.save(tmp_path/'link')
+    assert (tmp_path/'link').is_symlink() and (tmp_path/'model').stat().st_mode & 0o777 == 0o640
+    assert (ModularBase.load(tmp_path/'link').predict(X) == model.predict(X)).all()
+    with pytest.raises(OSError, match='folder'):
+        (tmp_path/'folder').mkdir()
+        model.save(tmp_path/'folder')
+
 def test_files_that_are_something_else_are_refused(tmp_path):
     from safetensors.numpy import save_file
     with pytest.raises(FileNotFoundError): ModularBase.load(tmp_path/'none')
@@ -67,8 +89,8 @@ def test_files_that_are_something_else_are_refused(tmp_path):
     for name in ('foreign', 'pickle', 'empty'):
         with pytest.raises(ValueError, match=name): ModularBase.load(tmp_path/name)
 
-@pytest.mark.parametrize('name, value', [('n_modules', 0), ('n_modules', 'many'), ('predictor', 'tree'), ('steps', 0), ('device', 'abacus'),
-                                         ('module_dim', 4), ('module_dim', 0), ('rounds', -1)])
+@pytest.mark.parametrize('name, value', [('n_modules', 0), ('n_modules', 'many'), ('predictor', 'tree'), ('steps', 0),
+                                         ('device', 'abacus'), ('module_dim', 4), ('module_dim', 0), ('rounds', -1)])
 def test_bad_parameters_are_named(name, value):
     with pytest.raises(ValueError, match=f'{name}={value!r}'): ModularRegressor(**{name: value}).fit(*table())
 
@@ -81,16 +103,18 @@ def test_modules_of_several_coordinates(tmp_path, b, predictor):
     z, effects = model.projections(X), model.module_effects(X)
     assert model.directions_.shape == (2, b, 3) and z.shape == (80, 2, b) and effects.shape == (80, 2)
     assert np.ptp(model.predict(X) - effects.sum(1)) < 1e-9
-    assert np.ptp(z - np.einsum('nm,kbm->nkb', X, model.directions_original_), 0).max() < 1e-9       # no outlier is pulled in here
+    seen = np.einsum('nm,kbm->nkb', X, model.directions_original_)
+    assert np.ptp(z - seen, 0).max() < 1e-9 # no outlier is pulled in here
     model.save(tmp_path/'model')
     assert (ModularBase.load(tmp_path/'model').predict(X) == model.predict(X)).all()
     if b == 3:
-        with pytest.raises(ValueError, match='module_dim=3'): plot_modules(model, X)
-    else: assert len(plot_modules(model, X).axes) == 4                                 # two panels and their colour bars
+        with pytest.raises(ValueError, match='module_dim=3'): plot_module_curves(model, X)
+    else: assert len(plot_module_curves(model, X).axes) == 4 # two panels and their colour bars
 
 def test_more_coordinates_than_inputs_are_refused():
     X, y = table()
-    with pytest.raises(ValueError, match='module_dim=3'): ModularRegressor(module_dim=3, **short).fit(np.c_[X[:, :2], np.ones(80)], y)
+    X[:, 2] = 1
+    with pytest.raises(ValueError, match='module_dim=3'): ModularRegressor(module_dim=3, **short).fit(X, y)
 
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('n_modules, m', [(4, 1), (6, 2)])

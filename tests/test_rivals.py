@@ -1,7 +1,9 @@
 "Every rival goes through one door: directions, a prediction, a time, or an error that is written down."
-import json
 from importlib.util import find_spec
-import numpy as np, pandas as pd, pytest
+
+import numpy as np
+import pytest
+
 from modscale.rule import rivals
 from modscale.rule.kernel import coverage
 from modscale.nets.tasks import make_task
@@ -28,8 +30,10 @@ def test_the_process_of_gpytorch_is_the_sum_of_its_modules():
     kernel = rivals.projected_kernel(torch.eye(3, dtype=torch.float64)[:2]).double()
     a, b = torch.randn(4, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
     width, scale = kernel.base.base_kernel.lengthscale, kernel.base.outputscale
-    by_hand = sum(s*torch.exp(-(a[:, None, j] - b[None, :, j])**2/(2*w**2)) for j, (w, s) in enumerate(zip(width.flatten(), scale)))
-    assert torch.allclose(kernel(a, b).to_dense(), by_hand) and torch.allclose(kernel(a, diag=True), kernel(a).to_dense().diagonal())
+    by_hand = sum(s*torch.exp(-(a[:, None, j] - b[None, :, j])**2/(2*w**2))
+                  for j, (w, s) in enumerate(zip(width.flatten(), scale)))
+    assert torch.allclose(kernel(a, b).to_dense(), by_hand)
+    assert torch.allclose(kernel(a, diag=True), kernel(a).to_dense().diagonal())
 
 def test_a_missing_package_is_a_note_not_an_error(monkeypatch, capsys):
     monkeypatch.setitem(rivals.NEEDS, 'gp', ('no_such_module', 'no-such-package'))
@@ -43,16 +47,22 @@ def test_a_failure_is_a_row(monkeypatch):
     assert table.failed.to_dict() == dict(random=2, ridge=0) and table.error['random'] == 'ArithmeticError: no luck'
     assert np.isnan(table.r2['random']) and table.r2['ridge'] > .5 and table.tasks.tolist() == [2, 2]
 
-def test_a_study_goes_on_and_one_rival_can_be_run_again(tmp_path, monkeypatch):
-    calls, study = [], [('hinge', 2, 1, 50, 2), ('sine', 2, 1, 50, 1)]
-    def counted(x, y, K, seed): calls.append(seed); return rivals.Found(None, lambda x: np.zeros(len(x)))
-    for name in ('random', 'ridge'): monkeypatch.setitem(rivals.RIVALS, name, counted)
-    first = rivals.run_rivals(tmp_path, ['random'], study=study)
-    assert len(calls) == 3 and len(first) == 3
-    both = rivals.run_rivals(tmp_path, ['random', 'ridge'], study=study)
-    assert len(calls) == 6 and len(both) == 6
-    again = rivals.run_rivals(tmp_path, ['random', 'ridge'], redo=['ridge'], study=study)
-    assert len(calls) == 9 and not again.duplicated(['rival', 'family', 'n', 'seed']).any() and len(again) == 6
-    pd.testing.assert_frame_equal(again[again.rival == 'random'].reset_index(drop=True), first)
-    record = json.loads((tmp_path/'made.json').read_text())
-    assert record['rows'] == 6 and record['failed'] == 0 and 'gpytorch' in record['environment']['versions']
+def test_the_study_has_a_row_a_rival_and_task_and_failures_are_rows(monkeypatch):
+    def breaks(x, y, K, seed): raise ArithmeticError('no luck')
+    monkeypatch.setitem(rivals.RIVALS, 'random', breaks)
+    monkeypatch.setitem(rivals.RIVALS, 'ridge', lambda x, y, K, seed: rivals.Found(None, lambda x: np.zeros(len(x))))
+    study = rivals.rivals_study('smoke', ['random', 'ridge'])
+    tables = study.run(study.cells)
+    assert len(study.cells) == len(tables) == 2 and all(len(table) == 1 for table in tables)
+    for cell, table in zip(study.cells, tables):                        # the settings come back as they were
+        assert {name: table[name].item() for name in cell} == cell
+    assert [table.error.item() for table in tables] == ['ArithmeticError: no luck', '']
+    assert all(study.cost(cell) > 0 for cell in study.cells)
+
+def test_one_rival_can_be_asked_for_and_what_is_missing_is_told(monkeypatch, capsys):
+    every, one = rivals.rivals_study('paper', ['ours', 'ridge']), rivals.rivals_study('paper', ['ridge'])
+    assert [cell for cell in every.cells if cell['rival'] == 'ridge'] == one.cells and one.name == every.name
+    monkeypatch.setitem(rivals.NEEDS, 'gp', ('no_such_module', 'no-such-package'))
+    assert {cell['rival'] for cell in rivals.rivals_study('smoke').cells} <= set(rivals.RIVALS) - {'gp'}
+    assert 'no-such-package' in capsys.readouterr().err
+    with pytest.raises(ValueError, match="scale='huge'"): rivals.rivals_study('huge')

@@ -41,7 +41,7 @@ def radius_for(
     return min(RADIUS[b], max(4 if b == 1 else 2, math.ceil(6.7/bandwidth)))
 
 # %% ../../nbs/rule/01_kernel.ipynb #12-0072
-NEGLIGIBLE = 1e-8 # weight of a feature that is left out: float64 rounds 1 ± its square to 1
+NEGLIGIBLE = 1e-12 # weight below which a feature is left out: no float64 holds what its square adds to the evidence
 
 def feature_weights(
     bandwidth:torch.Tensor, # kernel widths, shape (K,)
@@ -217,11 +217,10 @@ def joint_gradient(
     weight:torch.Tensor|None=None, # of the rows, float64, shape (n,); None: ones
 ) -> float: # E
     "Set the gradients of E by hand (rule/01_kernel, step 7)."
-    (K, b, _), d = kernel.U.shape, Y.shape[1]
-    lam = kernel.log_noise.exp()
+    (K, b, _), lam = kernel.U.shape, kernel.log_noise.exp()
     W = wave_vectors(radius_for(math.exp(kernel.log_bandwidth.min()), b), b, x)
     with torch.enable_grad(): size = feature_weights(kernel.log_bandwidth.exp(), W)*kernel.log_scale.exp()[:, None]
-    z, V = kernel.project(x), len(W)
+    z = kernel.project(x)
     root = torch.ones(len(x), 1, dtype=Y.dtype, device=x.device) if weight is None else weight.sqrt()[:, None]
     cos, sin = (wave*root[..., None].float() for wave in waves(z, W))
     n, Y = root.square().sum(), Y*root
@@ -232,13 +231,13 @@ def joint_gradient(
     theta = torch.cholesky_solve(right, factor)
     R = Y - (Phi @ theta.float()).double()
     quad = (((Y*Y).sum(0) - (right*theta).sum(0))/lam).clamp_min(1e-12)
-    slope = torch.addmm((R/(-d*lam*quad)).float() @ theta.float().T, Phi, (inverse/n).float())   # of E by Φ
+    slope = torch.addmm((R/(-Y.shape[1]*lam*quad)).float() @ theta.float().T, Phi, (inverse/n).float())   # of E by Φ
     slope = slope.view(len(x), K, -1)
-    by_wave = slope*size
-    inside = ((by_wave[..., V + 1:]*cos - by_wave[..., 1:V + 1]*sin) @ W)*(z.abs() < EDGE)
+    by_cos, by_sin = (slope*size)[..., 1:].chunk(2, -1)
+    inside = ((by_sin*cos - by_cos*sin) @ W)*(z.abs() < EDGE)
     kernel.U.grad = (inside.flatten(1).T @ x).view_as(kernel.U)
-    both = torch.autograd.grad(size, (kernel.log_bandwidth, kernel.log_scale), (slope*wave).sum(0))
-    kernel.log_bandwidth.grad, kernel.log_scale.grad = both
+    _, width, scale, _ = kernel.tensors
+    width.grad, scale.grad = torch.autograd.grad(size, (width, scale), (slope*wave).sum(0))
     kernel.log_noise.grad = -((R*R).sum(0)/quad).mean()/(2*lam) + (lam*inverse.trace() + n - len(right))/(2*n)
     return float((quad/n).log().mean()/2 + factor.diagonal().log().sum()/n + (n - len(right))*kernel.log_noise/(2*n))
 
