@@ -13,6 +13,8 @@ ini = ConfigParser(delimiters=['='], interpolation=None)
 ini.read(here/'settings.ini', encoding='utf-8')
 cfg = ini['DEFAULT']
 words = lambda k: cfg.get(k, '').split()
+extras = ('bench', 'dask', 'mpi', 'rivals', 'slurm')
+tested = ('dask', 'mpi', 'rivals', 'slurm') # what tests use; mpi4py has its MPI from `openmpi` there
 
 setup(
     name=cfg['lib_name'], version=cfg['version'], description=cfg['description'],
@@ -22,9 +24,8 @@ setup(
     packages=find_packages(include=[cfg['lib_name'], cfg['lib_name'] + '.*']),
     package_data={cfg['lib_name'] + '.app': ['*.html']},                               # templates
     install_requires=words('requirements'),
-    extras_require={'bench': words('bench_requirements'), 'dask': words('dask_requirements'), 'ray': words('ray_requirements'),
-                    'rivals': words('rivals_requirements'),
-                    'dev': words('dev_requirements') + words('dask_requirements') + words('rivals_requirements')},      # tests use both
+    extras_require={**{extra: words(f'{extra}_requirements') for extra in extras},
+                    'dev': words('dev_requirements') + [name for extra in tested for name in words(f'{extra}_requirements')]},
     entry_points={'console_scripts': words('console_scripts'),
                   'nbdev': [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]},
     cmdclass={'sdist': sdist}, zip_safe=False)

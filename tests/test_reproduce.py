@@ -1,5 +1,6 @@
 "The main job from the command line: complete at smoke scale, resumable after a kill, shown by a browser, honest about bad input."
-import io, json, os, re, shutil, signal, subprocess, sys, time
+import io, json, os, re, shutil, signal, sqlite3, subprocess, sys, time
+from contextlib import closing
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from modscale.app.docs import external_requests
@@ -63,35 +64,72 @@ def test_the_rule_finds_modules_and_beats_the_monolithic_network(digits):
     for name in ('sine.vs_monolithic.m5k5n400', 'align.cov.paper_rule.m5k5n400', 'images.purity', 'images.acc.k8.monolithic', 'fig3.max_rel_err'):
         assert claims[name] == 'met', name
 
+def stored(out, study=None):
+    "The finished cells of a run's store, of one study or all: key to when it was finished."
+    with closing(sqlite3.connect(f'file:{out/"store.sqlite"}?mode=ro', uri=True)) as db:
+        rows = db.execute('SELECT key, finished, study FROM cell').fetchall()
+    return {key: finished for key, finished, name in rows if study in (None, name)}
+
 def test_second_run_redoes_only_what_is_missing(digits, run_cli, tmp_path):
     out = Path(shutil.copytree(digits[0], tmp_path/'out'))
-    gone = sorted((out/'cells').glob('sine-*.json'))[0]
-    (out/'figures'/'fig3.png').unlink(), gone.unlink()
-    stored = [f for f in (out/'cells').rglob('*') if f.suffix == '.parquet' or f.parent.name == 'cells' and f.suffix == '.json']      # not a sweep's own notes
-    before = {f: f.stat().st_mtime_ns for f in stored}
-    assert {f.suffix for f in stored} == {'.json', '.parquet'}
+    before, gone = stored(out), next(iter(stored(out, 'sine')))
+    with closing(sqlite3.connect(out/'store.sqlite')) as db, db: db.execute('DELETE FROM cell WHERE key = ?', (gone,))
+    (out/'figures'/'fig3.png').unlink()
     done = run_cli('reproduce', '--scale', 'smoke', '--out', out)
     assert done.returncode == 0, done.stderr
-    assert gone.exists() and (out/'figures'/'fig3.png').exists()
-    assert all(f.stat().st_mtime_ns == t for f, t in before.items())
+    after = stored(out)
+    assert (out/'figures'/'fig3.png').exists() and set(after) == set(before)
+    assert {key for key in after if after[key] != before[key]} == {gone}
     old, new = (pd.read_csv(folder/'sine.csv').drop(columns=TIMES) for folder in (digits[0], out))
     pd.testing.assert_frame_equal(old, new)
 
 def test_kill_loses_nothing(digits, run_cli, tmp_path):
     out = tmp_path/'out'
-    command = [sys.executable, '-m', 'modscale.app.cli', 'reproduce', '--scale', 'smoke', '--only', 'sine', '--quiet', '--out', out]
-    p = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    command = [sys.executable, '-m', 'modscale.app.cli', 'reproduce', '--scale', 'smoke', '--only', 'sine', '--quiet']
+    p = subprocess.Popen([*command, '--out', out], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    def count():
+        try: return len(stored(out))
+        except sqlite3.OperationalError: return 0 # not made yet
     end = time.monotonic() + 120
-    while len(list((out/'cells').glob('*.json'))) < 2 and time.monotonic() < end: time.sleep(.05)
+    while count() < 2 and time.monotonic() < end: time.sleep(.05)
     p.send_signal(signal.SIGKILL)
     assert p.wait() == -signal.SIGKILL
-    before = {f: f.stat().st_mtime_ns for f in (out/'cells').glob('*.json')}
-    assert 2 <= len(before) < 10
+    before = stored(out)
+    assert 2 <= len(before) < len(stored(digits[0], 'sine'))
     done = run_cli('reproduce', '--scale', 'smoke', '--only', 'sine', '--out', out)
     assert done.returncode == 0, done.stderr
-    assert all(f.stat().st_mtime_ns == t for f, t in before.items())
+    assert before.items() <= stored(out).items()
     undisturbed, resumed = (pd.read_csv(folder/'sine.csv').drop(columns=TIMES) for folder in (digits[0], out))
     pd.testing.assert_frame_equal(undisturbed, resumed)
+
+def test_the_report_grows(tmp_path):
+    "A call that ends with an error has written the parts before it."
+    from modscale.app import reproduce as r
+    from modscale.app.parts import Setup, all_parts
+    setup = Setup(scale='smoke', device='cpu')
+    growing = r.Growing(setup, tmp_path, [all_parts()['fig3'], all_parts()['fig1']])
+    study = growing.parts['fig3'].sweep(setup)
+    from modscale.lab.sweep import run_sweep
+    run_sweep(study, tmp_path, jobs=1, progress=False, finished=growing.finished)
+    page = (tmp_path/'report.html').read_text(encoding='utf-8')
+    assert 'id="fig3"' in page and 'id="fig1"' not in page and set(json.loads((tmp_path/'run.json').read_text())['parts']) == {'fig3'}
+
+def test_the_report_opens_with_what_stands(digits):
+    page = (digits[0]/'report.html').read_text(encoding='utf-8')
+    order = ['<ol class="found">', 'alt="sine"', 'alt="images"', 'id="claims"', 'id="pinv"', 'id="others"']
+    places = [page.index(mark) for mark in order]
+    assert places == sorted(places) and 2 <= page.count('<li>') <= 5
+    assert 'not run' not in page[:page.index('id="others"')]
+
+def test_claims_of_other_code_are_stale(digits, run_cli, tmp_path):
+    def stale(folder):
+        return {row['id']: row['stale'] for row in json.loads(run_cli('claims', '--results', folder, '--json').stdout)}
+    assert not any(stale(digits[0]).values())
+    out = Path(shutil.copytree(digits[0], tmp_path/'out'))
+    run = json.loads((out/'run.json').read_text())
+    run['parts']['pinv']['code'] = 'other'
+    (out/'run.json').write_text(json.dumps(run))
+    assert {id for id, is_stale in stale(out).items() if is_stale} == {'pinv.max_dev_se', 'theory.max_dev_se'}
 
 def test_smoke_on_cifar10(run_cli, tmp_path):
     env = dict(MODSCALE_DATA=os.environ.get('MODSCALE_DATA', ''))

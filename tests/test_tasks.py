@@ -4,8 +4,8 @@ from dataclasses import replace
 import numpy as np, pytest
 from hypothesis import assume, given, settings, strategies as st
 from scipy.special import ndtr
-from modscale.nets.tasks import (FAMILIES, INPUTS, UPPER_THIRD, hinge_covariance, hinge_mean, make_task, plot_families, plot_modules, sine_task,
-                            upper_orthant, wave_moments)
+from modscale.nets.tasks import (FAMILIES, INPUTS, UPPER_THIRD, hinge_covariance, hinge_mean, make_task, plot_modules, sine_task,
+                                 upper_orthant, wave_moments)
 
 fixed = settings(derandomize=True, deadline=None, max_examples=60)
 few = settings(fixed, max_examples=20)
@@ -178,7 +178,7 @@ def test_wave_moments_of_one_wave():
     assert mean == pytest.approx(2*np.exp(-.5)) and var == pytest.approx(2*(1 + np.exp(-2)) - 4*np.exp(-1))
 
 def test_pictures():
-    assert len(plot_families(3, 2).axes) == len(FAMILIES) and len(plot_modules(make_task('step', 3, 4)).axes) == 4
+    assert len(plot_modules(make_task('step', 3, 4)).axes) == 4
 
 # errors
 t = make_task('step', 3, 2)

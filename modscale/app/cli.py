@@ -248,7 +248,7 @@ def train_command() -> type:
     "Train one network on k images side by side, and test it; go on after a kill; alone or under torchrun."
     from modscale.images.compose import ComposeCell
     from modscale.images.data import load_images
-    from modscale.images.study import train_images
+    from modscale.lab.train_images import train_images
     from modscale.nets.train import pick_device
 
     @settings

@@ -18,8 +18,9 @@ def as_numbers(
     "The numbers in `value`, for the checks below."
     try:
         a = np.asarray(value)
-        if a.dtype.kind == 'O' and all(isinstance(v, Real) and not isinstance(v, bool) for v in a.flat): a = a.astype(np.float64)
-    except (OverflowError, ValueError): return np.asarray(np.nan)                # too large for a float, or rows of unequal length
+        if a.dtype.kind == 'O' and all(isinstance(v, Real) and not isinstance(v, bool) for v in a.flat):
+            a = a.astype(np.float64)
+    except (OverflowError, ValueError): return np.asarray(np.nan)  # too large for a float, or rows of unequal length
     return a if a.dtype.kind in 'iuf' else np.asarray(np.nan)
 
 # %% ../../nbs/base/01_symbols.ipynb #00-006
@@ -29,7 +30,7 @@ def whole(
     low:int=1, # the smallest value allowed
     dtype=np.int64, # of the result; np.float64 has no upper limit
 ) -> np.ndarray: # `value` as `dtype`, same shape
-    "Check that every entry of `value` is a whole number of at least `low`; raises `ValueError` naming `name` and `value`."
+    "Check that all of `value` are whole numbers of at least `low`; raises `ValueError` naming `name` and `value`."
     a = as_numbers(value)
     if a.size == 0 or not np.all(np.isfinite(a)) or np.any(a != np.floor(a)) or np.any(a < low):
         raise ValueError(f'{name} must be a whole number of at least {low}, got {name}={value!r}')
@@ -66,10 +67,13 @@ def real_above(
 def scalar(
     name:str, # the argument's name, for the error
     value, # what was given
+    low:float=0., # the smallest value allowed
+    high:float=np.inf, # the largest
 ) -> float: # `value`
-    "Check that `value` is one number that is not negative; raises `ValueError` naming `name` and `value`."
-    if np.ndim(real_above(name, value, 0, strict=False)): raise ValueError(f'{name} must be a single number, got {name}={value!r}')
-    return float(value)
+    "Check that `value` is one number between `low` and `high`; raises `ValueError` naming `name` and `value`."
+    a = real_above(name, value, low, strict=False)
+    if a.ndim or a > high: raise ValueError(f'{name} must be one number from {low:g} to {high:g}, got {name}={value!r}')
+    return float(a)
 
 # %% ../../nbs/base/01_symbols.ipynb #00-012
 WHOLE = dict(n=1, p=1, d=1, m=0, k=1, K=1, b=0, S=1)
@@ -78,7 +82,7 @@ ABOVE = dict(Omega=(1, True), c=(0, True), spectrum=(0, False), noise=(0, False)
 def check(
     **symbols # symbols of the table above by their code names, with their values
 ) -> list[np.ndarray]: # the values as arrays, in the order given
-    "Check each symbol against its domain (table in `base/01_symbols`); raises `ValueError` naming the first one outside it."
+    "Check each symbol against its domain (table in base/01_symbols). Raises `ValueError` naming the first one outside."
     return [whole(s, v, WHOLE[s]) if s in WHOLE else real_above(s, v, *ABOVE[s]) for s, v in symbols.items()]
 
 # %% ../../nbs/base/01_symbols.ipynb #00-0132
@@ -106,5 +110,6 @@ def choice(
     allowed, # what may be given
 ):
     "Check that `value` is one of `allowed`; raises `ValueError` naming `name`, `value` and the choices."
-    if value not in allowed: raise ValueError(f'{name} must be one of {", ".join(map(str, allowed))}; got {name}={value!r}')
+    if value not in allowed:
+        raise ValueError(f'{name} must be one of {", ".join(map(str, allowed))}; got {name}={value!r}')
     return value

@@ -16,7 +16,8 @@ import pandas as pd
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from .data import ComposeTask, ImageData
+from .data import ImageData
+from .task import ComposeTask
 from ..nets.networks import count_flops
 from ..base.symbols import single
 

@@ -14,7 +14,7 @@ import torch
 from scipy.stats import binom, chi2, ncx2
 from torch.nn.functional import normalize, one_hot, pad
 
-from .data import ComposeTask
+from .task import ComposeTask
 from ..rule.search import descend
 from ..base.symbols import real_above, single
 

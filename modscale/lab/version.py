@@ -85,16 +85,17 @@ def mentioned(
 # %% ../../nbs/lab/01_version.ipynb #version-105
 def unwrapped(
     f:Callable # a function, or a `partial` of one
-) -> Callable: # the function
-    "The function behind a `partial`, whose settings are no code."
-    return unwrapped(f.func) if isinstance(f, partial) else f
+) -> list[Callable]: # the function; those that the `partial` hands to it, too
+    "The functions behind a `partial`, whose other settings are no code."
+    if not isinstance(f, partial): return [f] if hasattr(f, '__qualname__') else []
+    return [inner for g in (f.func, *f.args, *f.keywords.values()) if callable(g) for inner in unwrapped(g)]
 
 # %% ../../nbs/lab/01_version.ipynb #version-11
 def closure(
     *functions:Callable # of this package
 ) -> dict[tuple[str, str], ast.AST]: # (module, name) to the statement that defines it
     "All definitions that functions depend on, themselves included; what stands outside this package is left out."
-    todo = [(f.__module__, f.__qualname__.split('.')[0]) for f in map(unwrapped, functions)]
+    todo = [(g.__module__, g.__qualname__.split('.')[0]) for f in functions for g in unwrapped(f)]
     found = {}
     while todo:
         module, name = todo.pop()
@@ -129,7 +130,7 @@ def code_version(
 ) -> str: # 12 hexadecimal digits
     "Hash of the syntax trees of all definitions that functions depend on (step 3)."
     texts = sorted(f'{name} {bare_text(node)}' for (_, name), node in closure(*functions).items())
-    names = sorted(f'{f.__module__}.{f.__qualname__}' for f in map(unwrapped, functions))
+    names = sorted(f'{g.__module__}.{g.__qualname__}' for f in functions for g in unwrapped(f))
     outside = [name for name in names if not name.startswith('modscale.')]
     return hashlib.sha256('\n'.join(outside + texts).encode()).hexdigest()[:12]
 

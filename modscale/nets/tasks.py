@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['UPPER_THIRD', 'INPUTS', 'WAVES', 'FAMILIES', 'hermite_values', 'wave_covariance', 'wave_moments', 'upper_orthant',
-           'normal_density', 'hinge_mean', 'hinge_covariance', 'project', 'combination', 'sift_inputs', 'draw_inputs',
-           'points', 'Modules', 'Task', 'SineTask', 'PolynomialTask', 'StepTask', 'HingeTask', 'unit_rows',
-           'draw_modules', 'make_task', 'sine_task', 'plot_modules', 'plot_families']
+           'normal_density', 'hinge_mean', 'hinge_covariance', 'module_inputs', 'combination', 'sift_inputs',
+           'draw_inputs', 'points', 'Modules', 'Task', 'SineTask', 'PolynomialTask', 'StepTask', 'HingeTask',
+           'unit_rows', 'draw_modules', 'make_task', 'sine_task', 'plot_modules']
 
 # %% ../../nbs/nets/01_tasks.ipynb #09-003
 from dataclasses import dataclass, replace
@@ -27,7 +27,8 @@ def hermite_values(
     z = np.asarray(z, dtype=np.float64)
     h = np.zeros((*z.shape, degree + 1))
     h[..., 0] = 1
-    for a in range(degree): h[..., a + 1] = (z*h[..., a] - a**.5*h[..., a - 1]) / (a + 1)**.5      # normalised: no overflow at any degree
+    # normalised: no overflow at any degree
+    for a in range(degree): h[..., a + 1] = (z*h[..., a] - a**.5*h[..., a - 1]) / (a + 1)**.5
     return h
 
 # %% ../../nbs/nets/01_tasks.ipynb #09-027
@@ -63,9 +64,9 @@ def upper_orthant(
     s, # threshold of X
     t, # threshold of Y
 ) -> np.ndarray: # P(X > s, Y > t) for standard normal X, Y
-    "Probability that two correlated normals both exceed their thresholds, by Owen's T (Owen 1956; nets/01_tasks, step 3)."
+    "Probability that two correlated normals both exceed their thresholds, by Owen's T (1956; nets/01_tasks, step 3)."
     r, s, t = (np.asarray(v, dtype=np.float64) for v in (r, s, t))
-    tiny = 1e-300                                           # stands for a threshold or a q of zero; T is continuous there
+    tiny = 1e-300  # stands for a threshold or a q of zero; T is continuous there
     q = np.maximum(np.sqrt((1 - r)*(1 + r)), tiny)
     s, t = np.where(s == 0, tiny, s), np.where(t == 0, tiny, t)
     with np.errstate(over='ignore'): to_s, to_t = (t - r*s)/q/s, (s - r*t)/q/t
@@ -95,15 +96,16 @@ def hinge_covariance(
     q = np.maximum(np.sqrt((1 - r)*(1 + r)), 1e-150)
     to_s, to_t = (t - r*s)/q, (s - r*t)/q
     joint = q*normal_density(s)*normal_density(to_s)                            # q² φ_r(s, t), zero at r = ±1
-    second = (r + s*t)*upper_orthant(r, s, t) - t*normal_density(s)*ndtr(-to_s) - s*normal_density(t)*ndtr(-to_t) + joint
+    edges = t*normal_density(s)*ndtr(-to_s), s*normal_density(t)*ndtr(-to_t)
+    second = (r + s*t)*upper_orthant(r, s, t) - edges[0] - edges[1] + joint
     return second - hinge_mean(s)*hinge_mean(t)
 
 # %% ../../nbs/nets/01_tasks.ipynb #09-039
-def project(
+def module_inputs(
     x:np.ndarray, # inputs, shape (n, m)
     U:np.ndarray, # directions, shape (k, m)
 ) -> np.ndarray: # U @ x of each row, shape (n, k)
-    "Inputs of modules, added up in one order: a matrix product may round a row differently in another batch (nets/01_tasks, step 5)."
+    "Added up in one order: a matrix product may round a row differently in another batch (nets/01_tasks, step 5)."
     z = np.zeros((len(x), len(U)))
     for i in range(x.shape[1]): z += x[:, i, None] * U[:, i]
     return z
@@ -115,15 +117,16 @@ def combination(
     U:np.ndarray, # directions, shape (k, m)
     together:tuple, # numbers of at least two modules
 ) -> np.ndarray: # their directions, shape (len(together), m)
-    "The directions whose inputs are to be large together. Raises `ValueError` if that is impossible or no combination (nets/01_tasks, step 5)."
+    "Directions whose inputs are to be large together (nets/01_tasks, step 5). Raises `ValueError` if they cannot be."
+    def need(what): return ValueError(f'together must name {what}, got together={together!r}')
     rows = list(np.ravel(together))
     if len(rows) < 2 or len(set(rows)) < len(rows) or any(j not in range(len(U)) for j in rows):
-        raise ValueError(f'together must name at least two different modules of 0 to {len(U) - 1}, got together={together!r}')
+        raise need(f'at least two different modules of 0 to {len(U) - 1}')
     V = U[np.array(rows, dtype=int)]
-    if (np.abs(V @ V[0]) > 1 - 1e-12).all():
-        raise ValueError(f'together must name modules with inputs of their own; these see one direction, got together={together!r}')
+    # the tolerances are rounding: cosines and residuals of order one, a few hundred operations each
+    if (np.abs(V @ V[0]) > 1 - 1e-12).all(): raise need('modules with inputs of their own, not of one direction')
     if nnls(np.vstack([V.T, np.ones(len(V))]), np.eye(len(V[0]) + 1)[-1])[1] < 1e-9:
-        raise ValueError(f'together must name inputs that can be large at once; these directions balance, got together={together!r}')
+        raise need('inputs that can be large at once, not directions that balance')
     return V
 
 # %% ../../nbs/nets/01_tasks.ipynb #09-041
@@ -133,14 +136,14 @@ def sift_inputs(
     rng:np.random.Generator, # source of randomness
     unseen:bool, # keep the combination, or all but it?
 ) -> np.ndarray: # shape (n, m)
-    "The first `n` rows of a Gaussian stream that are (not) in the combination. Raises `ValueError` if it is too rare (nets/01_tasks, step 5)."
+    "The first `n` rows of a Gaussian stream that are (not) in the combination. Raises `ValueError` if it is too rare."
     kept, drawn = [], 0
     while sum(map(len, kept)) < n:
         x = rng.standard_normal((max(n, 1000), V.shape[1]))
-        kept.append(x[(project(x, V) > UPPER_THIRD).all(1) == unseen])
+        kept.append(x[(module_inputs(x, V) > UPPER_THIRD).all(1) == unseen])
         drawn += len(x)
         if drawn >= 100_000 and sum(map(len, kept)) < drawn/10_000:
-            raise ValueError("inputs must be possible to sample; fewer than one of 10,000 has this combination, got inputs='unseen'")
+            raise ValueError("inputs must have this combination more than once in 10,000, got inputs='unseen'")
     return np.concatenate(kept)[:n]
 
 # %% ../../nbs/nets/01_tasks.ipynb #09-042
@@ -168,16 +171,21 @@ def points(
     value, # what was given
     size:int, # length of the last axis
 ) -> np.ndarray: # `value` as float64
-    "Check that the last axis of `value` has length `size` and all entries are finite; raises `ValueError` naming `name` and what is wrong."
-    try: a = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError): raise ValueError(f'{name} must be an array of numbers, got {name}={value!r}') from None
-    if a.ndim == 0 or a.shape[-1] != size: raise ValueError(f'{name} must have shape (..., {size}), got {name} of shape {a.shape}')
-    if not np.isfinite(a).all(): raise ValueError(f'{name} must be finite, got {name} with {a[~np.isfinite(a)][0]}')
+    "Check that `value` holds finite numbers and its last axis has length `size`; raises `ValueError` naming `name`."
+    a = real_above(name, value, -np.inf)
+    if a.ndim == 0 or a.shape[-1] != size:
+        raise ValueError(f'{name} must have shape (..., {size}), got {name} of shape {a.shape}')
     return a
 
 # %% ../../nbs/nets/01_tasks.ipynb #09-044
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Modules:
-    "What every kind of task knows: sizes, values and exact moments of its modules. It has `U` (k, m), `amplitude` (k, s), `mean`, `std`."
+    "What every kind of task knows: sizes, values and exact moments of its modules under x ~ N(0, I_m) and elsewhere."
+    U:np.ndarray # true directions, shape (k, m), unit rows
+    amplitude:np.ndarray # weight of each function of each module, shape (k, s)
+    mean:float # mean of the sum of all functions before it is centred
+    std:float # its standard deviation before it is scaled
+
     @property
     def m(self) -> int: return self.U.shape[1]
 
@@ -189,62 +197,61 @@ class Modules:
         return (self.raw(points('z', z, self.k)) - self.mean/self.k) / self.std
 
     def __call__(self, x:np.ndarray) -> np.ndarray:
-        "The target y at inputs `x` of shape (n, m); shape (n,). Raises `ValueError` for another shape or values that are not finite."
+        "The target y, shape (n,), at inputs `x` of shape (n, m). Raises `ValueError` for others."
         return self.modules(points('x', x, self.m) @ self.U.T).sum(-1)
 
     def hermite(self, degree:int) -> np.ndarray:
-        "Coefficients of each module on h_0 … h_degree, shape (k, degree + 1): column 0 holds the means, column 1 the linear part."
+        "Coefficients of each module on h_0 … h_degree, shape (k, degree + 1): 0 the means, 1 the linear parts."
         return (self.raw_hermite(single('degree', degree, 0)) - self.mean/self.k*np.eye(1, degree + 1)) / self.std
 
     def moments(self, center=None, scale:float=1.) -> tuple[np.ndarray, np.ndarray]:
-        "Exact means (k,) and covariances (k, k) of the modules under x ~ N(center, scale² I); `center` has shape (m,), default 0."
-        center, size = points('center', np.zeros(self.m) if center is None else np.ravel(center), self.m), self.amplitude.shape[1]
+        "Exact means (k,) and covariances (k, k) of the modules under x ~ N(center, scale² I); `center` (m,) is 0 by default."
+        center = points('center', np.zeros(self.m) if center is None else np.ravel(center), self.m)
         moved = self.affine(self.U @ center, float(real_above('scale', scalar('scale', scale), 0)))
         r = np.clip(self.U @ self.U.T, -1, 1)
         np.fill_diagonal(r, 1)                              # step 3: rounding in r = 1 would cost half the digits
+        size = self.amplitude.shape[1]
         cov = moved.atoms(np.repeat(np.repeat(r, size, 0), size, 1)) * np.outer(moved.amplitude, moved.amplitude)
         return moved.hermite(0)[:, 0], cov.reshape(self.k, size, self.k, size).sum((1, 3)) / self.std**2
 
 # %% ../../nbs/nets/01_tasks.ipynb #09-045
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Task(Modules):
-    "Modules of known directions that can be sampled; made by `make_task`. Besides those of `Modules` it has `seed`."
+    "A target that can be sampled, of zero mean and unit variance under x ~ N(0, I_m); made by `make_task`."
+    seed:int # from which it was drawn
+    family:str # as in `make_task`
+
     @property
     def drift(self) -> np.ndarray:
         "The unit direction of shifted inputs, shape (m,), fixed by the task."
         return unit_rows(np.random.default_rng([self.seed, self.m, self.k, 3]).standard_normal((1, self.m)))[0]
 
-    def sample(self, n:int, seed:int, noise:float=0., inputs:str='gaussian', strength:float=2., together:tuple=(0, 1)
-              ) -> tuple[np.ndarray, np.ndarray]:
-        """`n` inputs, shape (n, m), and their targets, shape (n,), both float64; every task has samples of its own for each `seed` and `n`.
-
-        `noise` is the variance of label noise; for the rest see `draw_inputs`. Raises `ValueError` by argument name."""
-        return self.labelled(n, seed, False, noise, inputs, strength, together)
-
-    def stream(self, n:int, seed:int, noise:float=0., inputs:str='gaussian', strength:float=2., together:tuple=(0, 1)
-              ) -> tuple[np.ndarray, np.ndarray]:
-        "Like `sample`, but rows 0 to n - 1 are the same for every `n`: small samples are the start of large ones."
-        return self.labelled(n, seed, True, noise, inputs, strength, together)
-
-    def labelled(self, n, seed, nested, noise, inputs, strength, together):
-        "Inputs, targets and noise, the latter from a generator of its own."
+    def sample(self,
+        n:int, # inputs
+        seed:int, # of the sample; every task has samples of its own for each `seed` and `n`
+        noise:float=0., # variance of label noise
+        inputs:str='gaussian', # one of INPUTS
+        nested:bool=False, # are rows 0 to n - 1 the same for every `n`?
+        **law # `strength` and `together` of `draw_inputs`
+    ) -> tuple[np.ndarray, np.ndarray]: # inputs, shape (n, m), and targets, shape (n,), both float64
+        "Inputs and their targets. Raises `ValueError` by argument name."
         n, seed, noise = single('n', n), single('seed', seed, 0), scalar('noise', noise)
         key, word = [self.seed, seed, self.m, 0 if nested else n], 3 if nested else 1
-        x = draw_inputs(self.U, self.drift, n, np.random.default_rng([*key, word]), inputs, strength, together)
-        y = self.modules(project(x, self.U)).sum(-1) if nested else self(x)
+        x = draw_inputs(self.U, self.drift, n, np.random.default_rng([*key, word]), inputs, **law)
+        y = self.modules(module_inputs(x, self.U)).sum(-1) if nested else self(x)
+        # the noise has a generator of its own
         return x, y + noise**.5 * np.random.default_rng([*key, word + 1]).standard_normal(n) if noise else y
 
+    def stream(self, n:int, seed:int, noise:float=0., inputs:str='gaussian', **law) -> tuple[np.ndarray, np.ndarray]:
+        "`sample` with `nested`: small samples are the start of large ones."
+        return self.sample(n, seed, noise, inputs, True, **law)
+
 # %% ../../nbs/nets/01_tasks.ipynb #09-010
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class SineTask(Task):
-    "k sums of sine waves of the projections `U @ x`; zero mean and unit variance under x ~ N(0, I_m). Made by `sine_task`."
-    U:np.ndarray # true directions, shape (k, m), unit rows
-    amplitude:np.ndarray # shape (k, s)
+    "k sums of sine waves of the projections `U @ x`. Made by `sine_task`."
     frequency:np.ndarray # shape (k, s), radians per unit of z
     phase:np.ndarray # shape (k, s), radians
-    mean:float # mean of the sum of waves before it is centred
-    std:float # its standard deviation before it is scaled
-    seed:int # from which it was drawn
-    family:str='sine' # as in `make_task`
 
     def raw(self, z): return (self.amplitude * np.sin(z[..., None] * self.frequency + self.phase)).sum(-1)
 
@@ -261,15 +268,9 @@ class SineTask(Task):
         return replace(self, frequency=scale*self.frequency, phase=self.phase + self.frequency*shift[:, None])
 
 # %% ../../nbs/nets/01_tasks.ipynb #09-046
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class PolynomialTask(Task):
-    "k polynomials of the projections `U @ x`; zero mean and unit variance under x ~ N(0, I_m). Made by `make_task`."
-    U:np.ndarray # true directions, shape (k, m), unit rows
-    amplitude:np.ndarray # Hermite coefficients, shape (k, degree + 1)
-    mean:float # mean of the sum before it is centred
-    std:float # its standard deviation before it is scaled
-    seed:int # from which it was drawn
-    family:str='polynomial' # as in `make_task`
+    "k sums of Hermite polynomials, degrees 0, 1, …, of the projections `U @ x`. Made by `make_task`."
 
     def raw(self, z): return (self.amplitude * hermite_values(z, self.amplitude.shape[1] - 1)).sum(-1)
 
@@ -280,26 +281,22 @@ class PolynomialTask(Task):
         return np.where((a[:, None] == a) & (a > 0), r**a, 0)
 
     def affine(self, shift, scale):
-        node, weight = hermegauss(self.amplitude.shape[1] + 3)                  # exact for a product of two such polynomials
+        size = self.amplitude.shape[1]
+        node, weight = hermegauss(size + 3)                 # exact for a product of two such polynomials
         f = self.raw(shift + scale*node[:, None])           # shape (nodes, k)
-        return replace(self, amplitude=(f.T * (weight/weight.sum())) @ hermite_values(node, self.amplitude.shape[1] - 1))
+        return replace(self, amplitude=(f.T * (weight/weight.sum())) @ hermite_values(node, size - 1))
 
 # %% ../../nbs/nets/01_tasks.ipynb #09-047
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class StepTask(Task):
-    "k sums of steps `z > knot` of the projections `U @ x`; zero mean and unit variance under x ~ N(0, I_m). Made by `make_task`."
-    U:np.ndarray # true directions, shape (k, m), unit rows
-    amplitude:np.ndarray # height of each step, shape (k, s)
-    knot:np.ndarray # where it is, shape (k, s)
-    mean:float # mean of the sum before it is centred
-    std:float # its standard deviation before it is scaled
-    seed:int # from which it was drawn
-    family:str='step' # as in `make_task`
+    "k sums of steps `z > knot` of height `amplitude` of the projections `U @ x`. Made by `make_task`."
+    knot:np.ndarray # where a step is, shape (k, s)
 
     def raw(self, z): return (self.amplitude * (z[..., None] > self.knot)).sum(-1)
 
     def raw_hermite(self, degree):
-        slope = normal_density(self.knot)[..., None] * hermite_values(self.knot, degree) / np.sqrt(np.arange(degree + 1) + 1)
+        slope = normal_density(self.knot)[..., None] * hermite_values(self.knot, degree)
+        slope = slope / np.sqrt(np.arange(degree + 1) + 1)
         f = np.concatenate([ndtr(-self.knot)[..., None], slope[..., :-1]], -1)
         return (self.amplitude[..., None] * f).sum(1)
 
@@ -310,17 +307,11 @@ class StepTask(Task):
     def affine(self, shift, scale): return replace(self, knot=(self.knot - shift[:, None])/scale)
 
 # %% ../../nbs/nets/01_tasks.ipynb #09-048
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class HingeTask(Task):
-    "k sums of hinges `relu(side*(z - knot))` of the projections `U @ x`; zero mean and unit variance under x ~ N(0, I_m). See `make_task`."
-    U:np.ndarray # true directions, shape (k, m), unit rows
-    amplitude:np.ndarray # slope of each hinge, shape (k, s)
-    knot:np.ndarray # where it starts, shape (k, s)
+    "k sums of hinges `relu(side*(z - knot))` of slope `amplitude` of the projections `U @ x`. Made by `make_task`."
+    knot:np.ndarray # where a hinge starts, shape (k, s)
     side:np.ndarray # 1 or −1, shape (k, s)
-    mean:float # mean of the sum before it is centred
-    std:float # its standard deviation before it is scaled
-    seed:int # from which it was drawn
-    family:str='hinge' # as in `make_task`
 
     def raw(self, z): return (self.amplitude * np.maximum(self.side*(z[..., None] - self.knot), 0)).sum(-1)
 
@@ -334,7 +325,8 @@ class HingeTask(Task):
         t, side = (self.side*self.knot).ravel(), self.side.ravel()
         return hinge_covariance(r*np.outer(side, side), t[:, None], t)
 
-    def affine(self, shift, scale): return replace(self, amplitude=scale*self.amplitude, knot=(self.knot - shift[:, None])/scale)
+    def affine(self, shift, scale):
+        return replace(self, amplitude=scale*self.amplitude, knot=(self.knot - shift[:, None])/scale)
 
 # %% ../../nbs/nets/01_tasks.ipynb #09-051
 def unit_rows(
@@ -349,7 +341,8 @@ def unit_rows(
     return U / np.linalg.norm(U, axis=1, keepdims=True) if orthogonal else U
 
 # %% ../../nbs/nets/01_tasks.ipynb #09-052
-WAVES = dict(sine=((1., 3., 5.), (.7, 1.3), (1., .5, .2), (.5, 1.5)),           # frequencies and their factor, amplitudes and theirs
+# frequencies and their factor, amplitudes and theirs
+WAVES = dict(sine=((1., 3., 5.), (.7, 1.3), (1., .5, .2), (.5, 1.5)),
              sine_low=((1., 1., 1.), (.3, 1.5), (1., 1., 1.), (1., 1.)),
              sine_high=((1., 1., 1.), (3., 7.), (1., 1., 1.), (1., 1.)))
 FAMILIES = (*WAVES, 'polynomial', 'hinge', 'step')
@@ -364,7 +357,8 @@ def draw_modules(
     def signs(size): return np.where(rng.random((k, size)) < .5, -1., 1.)
     if family in WAVES:
         w, around_w, a, around_a = WAVES[family]
-        return SineTask, dict(frequency=w*uniform(*around_w, 3), amplitude=a*uniform(*around_a, 3), phase=uniform(0, 2*np.pi, 3))
+        frequency, amplitude = w*uniform(*around_w, 3), a*uniform(*around_a, 3)
+        return SineTask, dict(frequency=frequency, amplitude=amplitude, phase=uniform(0, 2*np.pi, 3))
     if family == 'polynomial':
         a = signs(4) * uniform(.5, 1.5, 4) * (1., .8, .6, .4)
         return PolynomialTask, dict(amplitude=np.concatenate([np.zeros((k, 1)), a], 1))
@@ -385,7 +379,7 @@ def make_task(
     choice('directions', directions, ('random', 'orthogonal'))
     m, k, seed = single('m', m), single('k', k), single('seed', seed, 0)
     if directions == 'orthogonal' and k > m:
-        raise ValueError(f"directions must be 'random' if k > m: {k} directions cannot be orthogonal in {m} dimensions, got {directions=}")
+        raise ValueError(f"directions must be 'random' for k = {k} in m = {m} dimensions, got {directions=}")
     rng = np.random.default_rng([seed, m, k])
     U = unit_rows(rng.standard_normal((k, m)), directions == 'orthogonal')
     kind, shape = draw_modules(family, k, rng)
@@ -416,25 +410,5 @@ def plot_modules(
         ax.plot(z, g[:, j], color=f'C{j}')
         ax.set(title=f'module {j + 1}', xlabel=r'$z=u^\top x$', ylim=(-3, 3))
     axes[0, 0].set_ylabel('contribution to y\n(standard deviations)')
-    fig.tight_layout()
-    return fig
-
-# %% ../../nbs/nets/01_tasks.ipynb #09-060
-def plot_families(
-    m:int=5, # input dimension
-    k:int=3, # number of modules
-    seed:int=0, # of the tasks
-): # a matplotlib Figure with one panel per family
-    "Draw the modules of one task of each family over their inputs, each about its own mean, with the density of z behind them."
-    import matplotlib.pyplot as plt
-    z = np.linspace(-3, 3, 601)
-    fig, axes = plt.subplots(2, len(FAMILIES)//2, figsize=(9, 4.6), sharex=True, sharey=True)
-    for ax, family in zip(axes.flat, FAMILIES):
-        task = make_task(family, m, k, seed)
-        ax.fill_between(z, -3 + np.exp(-z**2/2), -3, color='0.9', lw=0)
-        ax.plot(z, task.modules(np.repeat(z[:, None], k, 1)) - task.hermite(0).T, lw=1.2)
-        ax.set(title=family, ylim=(-3, 3))
-    for ax in axes[-1]: ax.set_xlabel(r'$z=u^\top x$')
-    for ax in axes[:, 0]: ax.set_ylabel('contribution to y')
     fig.tight_layout()
     return fig

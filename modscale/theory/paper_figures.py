@@ -5,36 +5,43 @@
 # %% auto #0
 __all__ = ['PAPER_C', 'PAPER_OMEGA', 'PAPER_P_SCALE', 'PAPER_TARGET', 'PAPER_P', 'PAPER_N', 'FIG3', 'FIG2', 'paper_fig3',
            'fig3_table', 'fig3_errors', 'fig2_cells', 'fig2_panels', 'fig2_table', 'fig2_errors', 'fig1_table',
-           'plot_fig1', 'plot_fig2', 'plot_fig3']
+           'figure_study', 'plot_fig1', 'plot_fig2', 'plot_fig3']
 
 # %% ../../nbs/theory/08_paper_figures.ipynb #08-003
 import numpy as np
 import pandas as pd
 
+from ..base.drawing import COLOURS
+from ..base.study import Study, table_study
+from ..base.symbols import choice
 from .loss_law import loss_quantile
 from .planner import cheapest_samples, sample_complexity
 from .spectrum import head_trace, tail_trace
 from .theorem1 import predict_loss
 
 # %% ../../nbs/theory/08_paper_figures.ipynb #08-005
-PAPER_C, PAPER_OMEGA, PAPER_P_SCALE, PAPER_TARGET = 1.15, 1.57, .85, 1.2
+PAPER_C, PAPER_OMEGA = 1.15, 1.57
+PAPER_P_SCALE, PAPER_TARGET = .85, 1.2
 PAPER_P = (97, 241, 385, 1153, 3265, 5377, 16897, 49921, 82945)
 PAPER_N = (100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
-FIG3 = {97: (100, 740), 241: (235, 1630), 385: (365, 2500), 1153: (1050, 6600), 3265: (2900, 17000), 5377: (4750, 26500),
-        16897: (14500, 77000), 49921: (43000, 212000), 82945: (72000, 340000)}          # samples at m = 2 and m = 9, by p
-FIG2 = (('m', 2, 'test', .60), ('m', 9, 'test', 2.85), ('m', 2, 'train', .05), ('m', 9, 'train', .43), ('k', 5, 'test', 1.85),
-        ('k', 5, 'train', .25), ('p', 97, 'test', 1.0), ('p', 82945, 'test', 1.15), ('p', 97, 'train', .85), ('n', 100, 'test', 1.2),
-        ('n', 100_000, 'test', .82), ('n', 100_000, 'train', .80))                      # panel, position, loss, value of the dashed curve
+FIG3 = {97: (100, 740), 241: (235, 1630), 385: (365, 2500), 1153: (1050, 6600), 3265: (2900, 17000),
+        5377: (4750, 26500), 16897: (14500, 77000), 49921: (43000, 212000), 82945: (72000, 340000)} # n for m = 2, 9
+FIG2 = (('m', 2, 'test', .60), ('m', 9, 'test', 2.85), ('m', 2, 'train', .05), ('m', 9, 'train', .43),
+        ('k', 5, 'test', 1.85), ('k', 5, 'train', .25),
+        ('p', 97, 'test', 1.0), ('p', 82945, 'test', 1.15), ('p', 97, 'train', .85),
+        ('n', 100, 'test', 1.2), ('n', 100_000, 'test', .82), ('n', 100_000, 'train', .80)) # panel, x, loss, value
 
 def paper_fig3() -> pd.DataFrame: # columns p, m, samples
     "End points of the paper's Figure 3."
-    return pd.DataFrame([(p, m, n) for p, ends in FIG3.items() for m, n in zip((2, 9), ends)], columns=['p', 'm', 'samples'])
+    return pd.DataFrame([(p, m, n) for p, ends in FIG3.items() for m, n in zip((2, 9), ends)],
+                        columns=['p', 'm', 'samples'])
 
 # %% ../../nbs/theory/08_paper_figures.ipynb #08-011
 def fig3_table() -> pd.DataFrame: # columns p, m, samples
-    "Samples needed to reach a predicted test loss of 1.2, for the paper's nine networks and m = 2..9 (paper, Figure 3)."
+    "Samples for a predicted test loss of 1.2, for the paper's nine networks and m = 2..9 (paper, Figure 3)."
     p, m = (a.ravel() for a in np.meshgrid(PAPER_P, np.arange(2, 10), indexing='ij'))
-    return pd.DataFrame(dict(p=p, m=m, samples=sample_complexity(PAPER_TARGET, PAPER_P_SCALE*p, m, PAPER_OMEGA, PAPER_C).last))
+    needed = sample_complexity(PAPER_TARGET, PAPER_P_SCALE*p, m, PAPER_OMEGA, PAPER_C).last
+    return pd.DataFrame(dict(p=p, m=m, samples=needed))
 
 # %% ../../nbs/theory/08_paper_figures.ipynb #08-012
 def fig3_errors(
@@ -60,18 +67,17 @@ def fig2_panels(
     "Plain means of losses over the cells of each point of the four panels of Figure 2."
     losses, wide = [c for c in cells if c not in ('n', 'p', 'm')], cells[cells.m >= 5]
     panels = dict(m=cells, p=wide[wide.n == 1000], n=wide[wide.p == 1153])
-    rows = [part.groupby(name)[losses].mean().rename_axis('x').reset_index().assign(panel=name) for name, part in panels.items()]
+    rows = [part.groupby(name)[losses].mean().rename_axis('x').reset_index().assign(panel=name)
+            for name, part in panels.items()]
     flat = pd.DataFrame(dict(x=np.arange(2, 10), panel='k')).assign(**cells[losses].mean())
     return pd.concat([*rows, flat], ignore_index=True)[['panel', 'x', *losses]]
 
 # %% ../../nbs/theory/08_paper_figures.ipynb #08-0172
-def fig2_table(
-    p_scale:float=PAPER_P_SCALE, # effective over counted parameters
-) -> pd.DataFrame: # columns panel, x, train, test (means of expected losses), median (mean over cells of one run's median test loss)
-    "Predicted losses in the four panels of the paper's Figure 2."
-    cells = fig2_cells(p_scale)
-    size = p_scale*cells.p.to_numpy()
-    T1, T2 = (trace(size, cells.m.to_numpy(), PAPER_OMEGA, PAPER_C) for trace in (head_trace, tail_trace))
+def fig2_table() -> pd.DataFrame: # columns panel, x, train, test, median
+    "Means of predicted losses, and of one run's median test loss, in the four panels of the paper's Figure 2."
+    cells = fig2_cells()
+    size, m = PAPER_P_SCALE*cells.p.to_numpy(), cells.m.to_numpy()
+    T1, T2 = (trace(size, m, PAPER_OMEGA, PAPER_C) for trace in (head_trace, tail_trace))
     return fig2_panels(cells.assign(median=loss_quantile(.5, cells.n.to_numpy(), size, T1, T2)))
 
 # %% ../../nbs/theory/08_paper_figures.ipynb #08-018
@@ -80,18 +86,24 @@ def fig2_errors(
 ) -> pd.DataFrame: # columns panel, x, loss, paper, ours, error (absolute)
     "Points of Figure 2's dashed curves against the paper's."
     known = table.set_index(['panel', 'x'])
-    rows = [dict(panel=panel, x=x, loss=loss, paper=value, ours=known.loc[(panel, x), loss]) for panel, x, loss, value in FIG2]
+    rows = [dict(panel=panel, x=x, loss=loss, paper=value, ours=known.loc[(panel, x), loss])
+            for panel, x, loss, value in FIG2]
     return pd.DataFrame(rows).eval('error = ours - paper')
 
 # %% ../../nbs/theory/08_paper_figures.ipynb #08-025
-def fig1_table(
-    target:float=.5, # test loss over c
-    dims=tuple(range(1, 10)), # input dimensions m; the task has k = m modules of b = 1
-) -> pd.DataFrame: # columns m, monolithic, modular: samples at the best number of parameters
-    "Fewest samples for a loss, monolithic and modular with aligned modules (statement of the paper's Figure 1)."
-    m = np.array(dims)
-    monolithic, modular = cheapest_samples(target, m, PAPER_OMEGA)[0], cheapest_samples(target, 1, PAPER_OMEGA, K=m)[0]
+def fig1_table() -> pd.DataFrame: # columns m, monolithic, modular: samples at the best number of parameters
+    "Fewest samples for half the variance, for k = m modules of b = 1, given to the modular network (paper, Figure 1)."
+    m = np.arange(1, 10)
+    monolithic, modular = cheapest_samples(.5, m, PAPER_OMEGA)[0], cheapest_samples(.5, 1, PAPER_OMEGA, K=m)[0]
     return pd.DataFrame(dict(m=m, monolithic=monolithic, modular=modular))
+
+# %% ../../nbs/theory/08_paper_figures.ipynb #08_paper-b69436
+def figure_study(
+    figure:str, # 'fig1', 'fig2' or 'fig3'
+) -> Study: # one cell
+    "The predicted curves of one of the paper's figures. Raises `ValueError` for another name."
+    tables = dict(fig1=fig1_table, fig2=fig2_table, fig3=fig3_table)
+    return table_study(figure, tables[choice('figure', figure, tables)], [{}], .5)
 
 # %% ../../nbs/theory/08_paper_figures.ipynb #08-028
 def plot_fig1(
@@ -100,8 +112,8 @@ def plot_fig1(
     "Samples against the dimension of the task, monolithic and modular."
     import matplotlib.pyplot as plt
     fig, ax = plt.subplots(figsize=(5.5, 3.4))
-    ax.semilogy(table.m, table.monolithic, 'o-', ms=4, color='#7f7f7f', label='monolithic')
-    ax.semilogy(table.m, table.modular, 's-', ms=4, color='#d62728', label='modular, modules given')
+    ax.semilogy(table.m, table.monolithic, 'o-', ms=4, color=COLOURS['monolithic'], label='monolithic')
+    ax.semilogy(table.m, table.modular, 's--', ms=4, color=COLOURS['oracle'], label='modular, modules given')
     ax.set(xlabel='input dimension m = number of modules k', ylabel='samples for half the variance')
     ax.legend(frameon=False, fontsize=8)
     fig.tight_layout()
@@ -114,16 +126,17 @@ def plot_fig2(
     "Dashed curves of Figure 2, the median run, and crosses at the paper's values."
     import matplotlib.pyplot as plt
     fig, axes = plt.subplots(1, 4, figsize=(11, 3), sharey=True)
-    for ax, panel in zip(axes, 'kmpn'):
+    names = dict(k='modules k', m='input dimension m', p='parameters p (n = 1000)', n='samples n (p = 1153)')
+    for ax, (panel, name) in zip(axes, names.items()):
         rows = table[table.panel == panel]
         for loss, colour in (('train', 'C1'), ('test', 'C0')):
             ax.plot(rows.x, rows[loss], '--', color=colour, label=f'{loss} loss, mean')
             known = [(x, v) for where, x, which, v in FIG2 if (where, which) == (panel, loss)]
             ax.plot(*np.array(known).reshape(-1, 2).T, 'x', color=colour, ms=7, label=f'{loss}, paper')
         ax.plot(rows.x, rows['median'], ':', color='C0', label='test loss, median run')
-        ax.set(xlabel=dict(k='modules k', m='input dimension m', p='parameters p (n = 1000)', n='samples n (p = 1153)')[panel], ylim=(0, 4))
-        if panel in 'pn': ax.set_xscale('log')
-    axes[0].set_ylabel('predicted loss'); axes[0].legend(frameon=False, fontsize=7)
+        ax.set(xlabel=name, ylim=(0, 4), xscale='log' if panel in 'pn' else 'linear')
+    axes[0].set_ylabel('predicted loss')
+    axes[0].legend(frameon=False, fontsize=7)
     fig.tight_layout()
     return fig
 
@@ -131,7 +144,7 @@ def plot_fig2(
 def plot_fig3(
     table:pd.DataFrame, # from `fig3_table`
 ): # a `matplotlib.figure.Figure`
-    "Figure 3: samples needed for a test loss of 1.2 against m, one line for each network size; crosses are the paper's."
+    "Figure 3: samples for a test loss of 1.2 against m, one line for each network size; crosses are the paper's."
     import matplotlib.pyplot as plt
     fig, ax = plt.subplots(figsize=(6, 3.8))
     paper = paper_fig3()
