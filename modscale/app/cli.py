@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Figure', 'STUDIES', 'Dataset', 'COMMANDS', 'print_table', 'drawable', 'save_figure', 'reproduce_command', 'Claims',
-           'Predict', 'Plan', 'Run', 'Status', 'Sweep', 'train_command', 'Bench', 'command_types', 'parse', 'main']
+           'Predict', 'Plan', 'RunSweep', 'SweepStatus', 'Sweep', 'train_command', 'Bench', 'command_types', 'parse',
+           'main']
 
 # %% ../../nbs/app/04_cli.ipynb #34-003
 import contextlib
@@ -67,7 +68,8 @@ def save_figure(
 # %% ../../nbs/app/04_cli.ipynb #34-011
 def reproduce_command() -> type:
     "Compute the figures and tables of the paper and write a report; running again does only what is missing."
-    from modscale.app.reproduce import Setup, all_parts, redraw, reproduce
+    from modscale.app.parts import Setup, all_parts
+    from modscale.app.reproduce import redraw, reproduce
 
     @settings
     class Reproduce:
@@ -165,19 +167,18 @@ class Plan:
 
 # %% ../../nbs/app/04_cli.ipynb #34-0601
 STUDIES = dict(
-    demo='lab.sweep:demo_study', fig2='sine.figure2:fig2_study', fig4='sine.study:fig4_study',
-    rates='sine.study:rate_study', longer='sine.study:longer_study', large='sine.study:large_study', distilled='sine.study:distilled_study',
-    families='sine.study:families_study', align='sine.align_study:align_study',
-    thresholds='sine.align_study:threshold_study', images='images.study:fig4b_study',
-    images_permuted='images.study:permuted_study', image_samples='images.study:image_samples_study',
-    image_controls='images.study:image_controls_study',
+    demo='lab.sweep:demo_study', sine='sine.study:sine_study', fig2='sine.figure2:fig2_study',
+    fig4='sine.study:fig4_study', rates='sine.study:rate_study', longer='sine.study:longer_study', families='sine.study:families_study',
+    align='sine.align_study:align_study', thresholds='sine.align_study:threshold_study',
+    rivals='rule.rivals:rivals_study', images='images.study:fig4b_study', images_permuted='images.study:permuted_study',
+    image_samples='images.study:image_samples_study', image_controls='images.study:image_controls_study',
     image_rates='images.study:rates_study') # name to module and function: scale to a `modscale.base.study.Study`
 
 # %% ../../nbs/app/04_cli.ipynb #cli-06015
 Dataset = Literal['digits', 'fashion-mnist', 'cifar10']
 
 @settings
-class Run:
+class RunSweep:
     "Compute the cells of a study that DIR does not hold yet; exit code 1 if cells have failed."
     study:Positional[Literal[tuple(STUDIES)]] # which grid
     out:Path # folder of the sweep
@@ -220,7 +221,7 @@ class Run:
 
 # %% ../../nbs/app/04_cli.ipynb #34-1802
 @settings
-class Status:
+class SweepStatus:
     "Count the cells that are done, running, failed, missing."
     out:Positional[Path] # folder of a sweep
     json:bool = False # print JSON
@@ -239,7 +240,7 @@ class Status:
 @settings
 class Sweep:
     "Run a grid of cells on processes or a cluster, going on after a kill; show how far it is."
-    action:Annotated[Run, subcommand('run')]|Annotated[Status, subcommand('status')]
+    action:Annotated[RunSweep, subcommand('run')]|Annotated[SweepStatus, subcommand('status')]
 
     def __call__(self): self.action()
 
@@ -318,8 +319,8 @@ def parse(
         lines = [line.strip(' │') for line in told.getvalue().splitlines()[1:-1]]
         parts = itertools.groupby(lines, lambda line: bool(set(line) - set('─-')))          # text between rules
         reason = ' '.join(next(part for is_text, part in parts if is_text))
-        reason = re.sub('^Error parsing [A-Z][a-z]*: ', '', reason)     # the check of a class names its setting itself
-        wrong = re.fullmatch(r"invalid choice '(.*)' for argument '-*(.*)'\. Expected one of (.*)\.", reason)
+        reason = re.sub(r'^Error parsing [^-]\S*: ', '', reason)         # the check of a class names its setting itself
+        wrong = re.fullmatch(r"invalid choice '(.*)' for argument '-*(?:\w+\.)*(.*)'\. Expected one of (.*)\.", reason)
         if wrong: reason = f'{wrong[2]} must be one of {wrong[3]}, got {wrong[2]}={wrong[1]!r}'
         raise ValueError(f'{reason} (see modscale --help)') from None
 
