@@ -41,6 +41,7 @@ def test_debugging_shows_the_traceback(run_cli):
     assert 'Traceback' in run_cli(*words, env=dict(MODSCALE_DEBUG='1')).stderr
 
 def test_help_waits_for_nothing_heavy(run_python):
-    code = 'import sys\nfrom modscale.app.cli import main\ntry: main(["--help"])\nexcept SystemExit: print(*sys.modules)'
+    code = ('import sys\nfrom modscale.app.cli import main\n'
+            'try: main(["--help"])\nexcept SystemExit: print(*sys.modules)')
     loaded = run_python(code).stdout.split()
     assert {'torch', 'numpy', 'pandas', 'matplotlib', 'scipy'} & {*loaded} == set()
