@@ -1,13 +1,16 @@
-"What is published: an sdist, the wheel built from it, and that wheel in an environment where nothing of the development tools loads."
+"What is published: an sdist, the wheel built from it, and that wheel in an environment without the development tools."
 import email, os, shutil, subprocess, sys, venv, zipfile
 from pathlib import Path
 import pytest
 
 root = Path(__file__).resolve().parents[1]
-modules = sorted(f.relative_to(root).as_posix() for f in (root/'modscale').rglob('*.py'))
+modules, templates = (sorted(f.relative_to(root).as_posix() for f in (root/'modscale').rglob(kind))
+                      for kind in ('*.py', '*.html'))
+rooms = {m.split('/')[1] for m in modules if m.count('/') == 2}
 # the tools build and test what is not this checkout, so they are not measured
 plain = {k: v for k, v in os.environ.items() if not k.startswith('COVERAGE_') and k != 'PYTHONPATH'}
-tools = ['nbdev', 'fastcore', 'execnb', 'IPython', 'ipykernel', 'sphinx', 'myst_nb', 'nbconvert', 'pytest', 'hypothesis', 'coverage']
+tools = ['nbdev', 'fastcore', 'execnb', 'IPython', 'ipykernel', 'sphinx', 'myst_nb', 'nbconvert', 'pytest',
+         'hypothesis', 'coverage']
 block = f'''
 import sys
 class Block:
@@ -26,36 +29,45 @@ def run(*command, cwd, check=True):
 def wheel(tmp_path_factory):
     "The wheel, built from the sdist, which is built from a copy of the checkout."
     tmp = tmp_path_factory.mktemp('wheel')
-    junk = shutil.ignore_patterns('.*', '__pycache__', '*.egg-info', '_docs', '_proc', 'build', 'dist', 'nbs', 'tests', 'results')
-    shutil.copytree(root, tmp/'tree', ignore=junk)
+    junk = '.*', '__pycache__', '*.egg-info', '_docs', '_proc', 'build', 'dist', 'nbs', 'tests', 'results'
+    shutil.copytree(root, tmp/'tree', ignore=shutil.ignore_patterns(*junk))
+    (tmp/'tree'/'modscale'/'app'/'template.html').write_text('<p>')          # as the report's: a file that is no module
     run(sys.executable, '-m', 'build', '--no-isolation', '--outdir', tmp/'dist', tmp/'tree', cwd=tmp)
     return next((tmp/'dist').glob('*.whl'))
 
 @pytest.fixture(scope='module')
 def installed(wheel, tmp_path_factory):
-    """Python of a fresh environment with the wheel in it. It borrows the heavy runtime packages from this one through its search path
-    (a .pth file there is not read, so this checkout is not on the path), and refuses to import the development tools."""
+    """Python of a fresh environment with the wheel in it. It borrows the heavy runtime packages from this one through
+    its search path (a .pth file there is not read, so this checkout is not on it), and refuses to import the development
+    tools."""
     home = tmp_path_factory.mktemp('venv')
     venv.create(home, with_pip=False)
     python = home/('Scripts/python.exe' if os.name == 'nt' else 'bin/python')
-    site = Path(run(python, '-c', 'import sysconfig; print(sysconfig.get_paths()["purelib"])', cwd=home).stdout.strip())
-    run(sys.executable, '-m', 'pip', '--python', python, 'install', '--quiet', '--no-deps', '--no-index', wheel, cwd=home)
-    (site/'borrow.pth').write_text('\n'.join(p for p in sys.path if p.endswith(('site-packages', 'dist-packages'))) + '\n')
+    purelib = 'import sysconfig; print(sysconfig.get_paths()["purelib"])'
+    site = Path(run(python, '-c', purelib, cwd=home).stdout.strip())
+    pip = [sys.executable, '-m', 'pip', '--python', python, 'install', '--quiet', '--no-deps', '--no-index']
+    run(*pip, wheel, cwd=home)
+    packages = [p for p in sys.path if p.endswith(('site-packages', 'dist-packages'))]
+    (site/'borrow.pth').write_text('\n'.join(packages) + '\n')
     (site/'block_tools.py').write_text(block)
     (site/'block_tools.pth').write_text('import block_tools\n')
     return python
 
 def test_wheel_holds_the_library_only(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert sorted(n for n in names if '.dist-info/' not in n) == modules
+    held = sorted(n for n in names if '.dist-info/' not in n)
+    assert held == sorted([*modules, *templates, 'modscale/app/template.html'])
+    assert {f'modscale/{room}/__init__.py' for room in rooms} < {*held} and {'base', 'lab', 'app'} < rooms
     assert any(n.endswith('.dist-info/licenses/LICENSE') for n in names)
 
 def test_metadata(wheel):
     with zipfile.ZipFile(wheel) as z:
         read = lambda end: z.read(next(n for n in z.namelist() if n.endswith('.dist-info/' + end))).decode()
         meta, scripts = email.message_from_string(read('METADATA')), read('entry_points.txt')
-    ini = dict(line.split(' = ', 1) for line in (root/'settings.ini').read_text(encoding='utf-8').splitlines() if ' = ' in line)
-    assert (meta['Name'], meta['Version'], meta['Requires-Python']) == ('modscale', ini['version'], '>=' + ini['min_python'])
+    lines = (root/'settings.ini').read_text(encoding='utf-8').splitlines()
+    ini = dict(line.split(' = ', 1) for line in lines if ' = ' in line)
+    assert (meta['Name'], meta['Version']) == ('modscale', ini['version'])
+    assert meta['Requires-Python'] == '>=' + ini['min_python']
     assert 'Apache' in (meta['License-Expression'] or meta['License']) and meta['Summary'] == ini['description']
     runtime = [r for r in meta.get_all('Requires-Dist') if 'extra ==' not in r]
     assert len(runtime) == len(ini['requirements'].split()) and not any(r.startswith(tuple(tools)) for r in runtime)
@@ -66,11 +78,11 @@ def test_the_tools_are_really_missing(installed, tmp_path):
 
 def test_every_module_imports_from_the_wheel(installed, tmp_path):
     names = [m[:-3].replace('/', '.').removesuffix('.__init__') for m in modules]
-    out = run(installed, '-c', f'import importlib\nfor n in {names!r}: print(importlib.import_module(n).__file__)', cwd=tmp_path).stdout
+    code = f'import importlib\nfor n in {names!r}: print(importlib.import_module(n).__file__)'
+    out = run(installed, '-c', code, cwd=tmp_path).stdout
     assert all(line.startswith(str(installed.parents[1])) for line in out.split()) and len(out.split()) == len(names)
 
 def test_command_line_of_the_wheel(installed, tmp_path):
-    if 'modscale/cli.py' not in modules: pytest.skip('no modscale.app.cli')
     assert 'usage' in run(installed.parent/'modscale', '--help', cwd=tmp_path).stdout
 
 def test_docs_command_says_what_is_missing(installed, tmp_path):

@@ -239,6 +239,7 @@ def train_races(
     m:int=5, # inputs
     batch:int=128, # samples of a step
     steps:int=50, # optimiser steps
+    widths:tuple=(8, 32, 128), # units of a hidden layer
 ) -> list[Race]:
     "Optimiser steps of S networks: one stack, a loop over networks, or one stack in JAX."
     import torch
@@ -255,7 +256,7 @@ def train_races(
         if with_jax: peers.append(('JAX, jit(vmap(scan))', jax_training(x.numpy(), y.numpy(), K, width, steps), 1.))
         def ours(): fit(stack, repeat((x, y)), mse, steps)
         return [Race(work, ours, name, peer, share, flops) for name, peer, share in peers]
-    return [race for K in (0, 5) for width in (8, 32, 128) for race in races(K, width)]
+    return [race for K in (0, 5) for width in widths for race in races(K, width)]
 
 # %% ../../nbs/app/03_bench.ipynb #33-02093
 def modular_pair(
@@ -282,13 +283,13 @@ def modular_race(
     net, # ours, of `modular_pair`
     plain, # the peer's
     rest:int, # weights of all modules but the projections
+    m:int, # inputs
     B:int, # samples of a step
 ) -> Race: # of some 10⁹ operations a call, 20 passes at most
     "Forward and backward pass of K modules: batched products, or a loop."
     import torch
     from modscale.nets.train import gradient_of, mse
-    (K, s, b), m = net.U.shape[1:], net.m
-    x, y = torch.randn(1, B, m), torch.randn(1, B, net.d)
+    (K, s, b), x, y = net.U.shape[1:], torch.randn(1, B, m), torch.randn(1, B, net.d)
     flops, size = 2.*B*(2*K*s*b + 3*rest), 8.*(sum(p.numel() for p in net.parameters()) + B*m)
     passes, gradient = int(np.clip(1e9/flops, 1, 20)), gradient_of(net, mse, B)
     def ours():
@@ -308,7 +309,7 @@ def modular_races(
     batches:tuple=(8, 32, 128), # samples of a step
 ) -> list[Race]:
     "A race for each size of modules and batches."
-    pairs = [modular_pair(*sizes) for sizes in modules]
+    pairs = [(*modular_pair(*sizes), sizes[1]) for sizes in modules]
     return [modular_race(*pair, B) for pair in pairs for B in batches]
 
 # %% ../../nbs/app/03_bench.ipynb #bench-0222
@@ -379,14 +380,14 @@ def import_races() -> list[Race]:
 # %% ../../nbs/app/03_bench.ipynb #bench-0233
 def step_seconds(
     flush:bool # are denormal numbers zero?
-) -> float: # the median of seven
+) -> float: # the median of five
     "Time a step of the rule in this process: 1000 samples, nine modules in nine dimensions, one of them narrow."
     import torch
     from modscale.rule.kernel import joint_gradient
     torch.set_flush_denormal(flush)
     step = step_inputs(1000, 9, 9, 1)
     def one(): joint_gradient(*step)
-    return float(np.median([seconds(one) for _ in range(7)]))
+    return float(np.median([seconds(one) for _ in range(5)]))
 
 # %% ../../nbs/app/03_bench.ipynb #bench-0234
 def denormal_races() -> list[Race]:
