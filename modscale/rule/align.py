@@ -330,7 +330,7 @@ def check_search(
     if candidates is not None: return int(whole('candidates', candidates, 2 if K == 'auto' else K))
     return 32 if K == 'auto' else 2*K if rule == 'joint' else K
 
-# %% ../../nbs/rule/03_align.ipynb #03_align-7c22eb
+# %% ../../nbs/rule/03_align.ipynb #03_align-614931
 def paper_rule(data:Data, K:int, candidates:int, b:int, how:Descent, seed:int) -> Fit:
     "Algorithm 1 from random starts."
     kernel = wide_start(candidates, data.x.shape[1], seed, data.x.device, b)

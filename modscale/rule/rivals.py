@@ -68,7 +68,7 @@ def found_at(
     "Directions that a rival has chosen, and the additive kernel's prediction at them."
     return Found(U, additive_fit(U, x, y).predict)
 
-# %% ../../nbs/rule/04_rivals.ipynb #04_rival-0da11a
+# %% ../../nbs/rule/04_rivals.ipynb #04_rival-9fc90d
 def random_rival(x, y, K, seed) -> Found:
     "Random directions."
     return found_at(wide_start(K, x.shape[1], seed).U[:, 0].numpy(), x, y)
@@ -77,7 +77,7 @@ def paper_rival(x, y, K, seed) -> Found:
     "Algorithm 1 of the paper."
     return found_at(align(x, y, K, rule='paper', seed=seed).U, x, y)
 
-# %% ../../nbs/rule/04_rivals.ipynb #04_rival-567158
+# %% ../../nbs/rule/04_rivals.ipynb #04_rival-f64d1d
 def our_rival(x, y, K, seed) -> Found:
     "The joint rule."
     found = align(x, y, K, seed=seed)
@@ -93,7 +93,7 @@ def linear_part(
     w = np.linalg.lstsq(ones(x), y, rcond=None)[0]
     return lambda x: ones(x) @ w
 
-# %% ../../nbs/rule/04_rivals.ipynb #04_rival-8cc45e
+# %% ../../nbs/rule/04_rivals.ipynb #04_rival-171f5f
 def detrended_rival(x, y, K, seed) -> Found:
     "Algorithm 1 from 5K starts on what a linear fit leaves; an additive fit then says which K cost most to leave out."
     line = linear_part(x, y)
@@ -135,7 +135,7 @@ def largest_terms(
     heads = sorted(sums, key=lambda h: -sums[h].var())
     return U[[*heads, *copies][:K]]
 
-# %% ../../nbs/rule/04_rivals.ipynb #04_rival-8f6e4c
+# %% ../../nbs/rule/04_rivals.ipynb #04_rival-9952af
 def pursuit_rival(x, y, K, seed) -> Found:
     "Projection pursuit regression; of more terms than K it keeps those with most variance."
     from skpp import ProjectionPursuitRegressor
@@ -159,7 +159,7 @@ def first_rows(
     U = np.real(np.asarray(params)).T[:K]
     return U/np.linalg.norm(U, axis=1, keepdims=True)
 
-# %% ../../nbs/rule/04_rivals.ipynb #04_rival-541d96
+# %% ../../nbs/rule/04_rivals.ipynb #04_rival-d28012
 def sir_directions(
     x:np.ndarray, # inputs, shape (n, m)
     y:np.ndarray, # targets, shape (n,)
@@ -169,7 +169,7 @@ def sir_directions(
     from statsmodels.regression.dimred import SlicedInverseReg
     return first_rows(SlicedInverseReg(y, x).fit(slice_n=20).params, K)
 
-# %% ../../nbs/rule/04_rivals.ipynb #04_rival-e59021
+# %% ../../nbs/rule/04_rivals.ipynb #04_rival-38da6d
 def phd_directions(
     x:np.ndarray, # inputs, shape (n, m)
     y:np.ndarray, # targets, shape (n,)
@@ -190,7 +190,7 @@ def kernel_ridge(
     settings = dict(alpha=np.logspace(-4, 0, 5), gamma=np.logspace(-2, 0, 7)/x.shape[1]*5)
     return GridSearchCV(KernelRidge(kernel='rbf'), settings, cv=3).fit(x, y - y.mean()).best_estimator_
 
-# %% ../../nbs/rule/04_rivals.ipynb #04_rival-081e7d
+# %% ../../nbs/rule/04_rivals.ipynb #04_rival-ec67e6
 def ridge_gradients(
     ridge, # of `kernel_ridge`
     x:np.ndarray, # inputs, shape (n, m)
@@ -200,7 +200,7 @@ def ridge_gradients(
     weights = rbf_kernel(x, ridge.X_fit_, ridge.gamma)*ridge.dual_coef_
     return 2*ridge.gamma*(weights @ ridge.X_fit_ - weights.sum(1, keepdims=True)*x)
 
-# %% ../../nbs/rule/04_rivals.ipynb #04_rival-1af54c
+# %% ../../nbs/rule/04_rivals.ipynb #04_rival-6a61b4
 def agop_directions(
     x:np.ndarray, # inputs, shape (n, m)
     y:np.ndarray, # targets, shape (n,)
@@ -260,7 +260,7 @@ def gp_rival(x, y, K, seed) -> Found:
     U = torch.nn.functional.normalize(kernel.W.detach()).numpy()
     return Found(largest_terms(U, effects(x), K), lambda x: effects(x).sum(1) + center)
 
-# %% ../../nbs/rule/04_rivals.ipynb #04_rival-9449de
+# %% ../../nbs/rule/04_rivals.ipynb #04_rival-c13312
 def train_process(
     kernel, # of `projected_kernel`, changed in place
     X:torch.Tensor, # inputs, float64, shape (n, m)
@@ -294,13 +294,13 @@ def boosting_rival(x, y, K, seed) -> Found:
     search = GridSearchCV(HistGradientBoostingRegressor(random_state=seed), settings, cv=3)
     return Found(None, search.fit(x, y).predict)
 
-# %% ../../nbs/rule/04_rivals.ipynb #04_rival-edb967
+# %% ../../nbs/rule/04_rivals.ipynb #04_rival-001fee
 def ridge_rival(x, y, K, seed) -> Found:
     "Kernel ridge regression with an RBF on all inputs."
     ridge, center = kernel_ridge(x, y), y.mean()
     return Found(None, lambda x: ridge.predict(x) + center)
 
-# %% ../../nbs/rule/04_rivals.ipynb #04_rival-2bde07
+# %% ../../nbs/rule/04_rivals.ipynb #04_rival-40da8f
 def network_rival(x, y, K, seed, steps=3000) -> Found:
     "A monolithic network; a fifth of the samples is for early stopping and for the choice of three learning rates."
     X = torch.as_tensor(x, dtype=torch.float32)[None]
