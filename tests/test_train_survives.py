@@ -4,8 +4,8 @@ from itertools import islice, repeat
 from pathlib import Path
 import pytest, torch
 from hypothesis import given, settings, strategies as st
-from modscale.nets.checkpoint import Checkpoints, pack, unpack
-from modscale.nets.distributed import FirstKeeps, Group, process_group, share_of_batches, start_together
+from modscale.nets.checkpoint import Checkpoints, pack_state, unpack_state
+from modscale.nets.distributed import FirstKeeps, ProcessGroup, process_group, share_of_batches, start_together
 from modscale.nets.networks import ModularNet, MonolithicNet, random_projections
 from modscale.nets.train import cross_entropy, fit, minibatches, mse
 from killed_run import n, x, y
@@ -104,13 +104,13 @@ dtypes = st.sampled_from([torch.float32, torch.bfloat16, torch.float64, torch.in
 def test_a_packed_state_comes_back_and_any_damage_is_noticed(kinds, at, bit):
     g = torch.Generator().manual_seed(0)
     state = {f't{i}': (100*torch.randn(shape, generator=g)).to(dtype) for i, (dtype, shape) in enumerate(kinds)}
-    data = pack(dict(state, step=3), dict(name='ü'))
-    back, told = unpack(data)
+    data = pack_state(dict(state, step=3), dict(name='ü'))
+    back, told = unpack_state(data)
     assert told == dict(name='ü') and back.pop('step') == 3 and back.keys() == state.keys()
     assert all(back[k].dtype == t.dtype and torch.equal(back[k], t) for k, t in state.items())
     i = int(at*(len(data) - 1))
     for damaged in (data[:i], data[:i] + bytes([data[i] ^ 1 << bit]) + data[i + 1:], data + data[i:i + 1]):
-        with pytest.raises(ValueError): unpack(damaged)
+        with pytest.raises(ValueError): unpack_state(damaged)
 
 def test_bfloat16_with_labels():
     labels = (y > 0).long()
@@ -135,8 +135,8 @@ def test_what_is_refused(tmp_path):
     for bad in (dict(minutes=-1), dict(keep=0), dict(keep=[1, 2]), dict(settings='no'), dict(settings=dict(f=len))):
         with pytest.raises(ValueError, match=next(iter(bad))): Checkpoints(tmp_path, **bad)
     with pytest.raises(ValueError, match='batch=16 and world=3'):
-        fit(train(steps=1)[0], share_of_batches(minibatches(x, y, n, 16), Group(0, 3)), mse, 1)
-    with pytest.raises(ValueError, match='every=0'): FirstKeeps(kept, Group(), every=0)
+        fit(train(steps=1)[0], share_of_batches(minibatches(x, y, n, 16), ProcessGroup(0, 3)), mse, 1)
+    with pytest.raises(ValueError, match='every=0'): FirstKeeps(kept, ProcessGroup(), every=0)
     with pytest.raises(ValueError, match="backend='mpi'"), process_group('mpi'): pass
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="backend='nccl'"), process_group('nccl'): pass

@@ -21,7 +21,6 @@ import numpy as np
 import pandas as pd
 
 import modscale
-
 from .parts import all_parts, as_it_is
 from ..base.files import read_table
 from ..base.summary import summarise
@@ -282,7 +281,8 @@ def read_claim(
     row:dict # of claims.csv
 ) -> Claim: # with its measures
     "A claim from its row."
-    name, args, against = row.pop('measure'), row.pop('args'), row.pop('against')
+    name = row.pop('measure')
+    args, against = row.pop('args'), row.pop('against')
     def made(args): return MEASURES[name] if name in MEASURES else MAKERS[name](**json.loads(args or '{}'))
     row |= dict(bound=float(row['bound']), paper=float(row['paper']) if row['paper'] else None)
     return Claim(**row, measure=made(args), against=made(against) if against else None,

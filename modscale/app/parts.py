@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FIG4B', 'Setup', 'as_it_is', 'Part', 'counts', 'theory_parts', 'seeded', 'scaled', 'one_figure', 'figure_parts',
-           'predicted', 'align_parts', 'sine_part', 'samples_for_targets', 'draw_fig2', 'study_parts', 'draw_images',
-           'paper_fig4b', 'image_part', 'rate_means_table', 'image_parts', 'all_parts']
+           'prediction_study', 'align_parts', 'sine_part', 'samples_for_targets', 'draw_fig2', 'study_parts',
+           'draw_images', 'paper_fig4b', 'image_part', 'rate_means_table', 'image_parts', 'all_parts']
 
 # %% ../../nbs/app/00_parts.ipynb #parts-03
 import json
@@ -134,7 +134,8 @@ def figure_parts() -> list[Part]:
     "The paper's predicted curves, Theorem 2 on real features, and the planner's study."
     from modscale.theory import paper_figures, planner, theorem2
     def figure(name, title, paper, plot):
-        return Part(name=name, title=title, paper=paper, study=partial(predicted, name), draw=one_figure(name, plot),
+        return Part(name=name, title=title, paper=paper, study=partial(prediction_study, name),
+                    draw=one_figure(name, plot),
                     caption='Lines: the theory, with constants recovered from the paper’s figures. Crosses: points '
                             'read off them.')
     return [
@@ -155,10 +156,10 @@ def figure_parts() -> list[Part]:
                                                                              'without errors.',
              study=seeded(planner.plan_study), draw=one_figure('plan', planner.plot_coverage),
              digest=planner.summarise_coverage,
-             caption='Each line is the interval of one simulated study; the dashed line is the truth.')]
+             caption='Shares of simulated studies whose interval holds the truth; bars: two standard errors.')]
 
 # %% ../../nbs/app/00_parts.ipynb #parts-16
-def predicted(
+def prediction_study(
     name:str, # of a figure of the paper
     setup:Setup, # whose scale does not matter
 ) -> Study: # of one cell
@@ -185,7 +186,8 @@ def align_parts() -> list[Part]:
 def sine_part() -> Part:
     "sine/01_methods: sine-wave regression, Figures 4a and 5."
     from modscale.sine import methods as s
-    def study(setup): return s.sine_study(setup.scale, seed=setup.seed, device=setup.torch_device)
+    from modscale.sine.study import sine_study
+    def study(setup): return sine_study(setup.scale, seed=setup.seed, device=setup.torch_device)
     def draw(t): return dict(sine=s.plot_sine(t), directions=s.plot_directions(t))
     shown = ['test_loss', 'train_loss', 'coverage_start', 'coverage_end', 'align_gflop', 'train_gflop', 'train_steps']
     return Part(name='sine', title='Sine waves: five methods and an oracle', study=study, keep=s.with_kernel, draw=draw,

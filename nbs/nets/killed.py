@@ -56,7 +56,7 @@ def half_written(folder): return any(f.startswith('.') for f in listed(folder))
 def die_at(save, line):
     "Kill this process when it reaches a line of the code that saves, counted from the start of a save; both from 1."
     begins, seen = Checkpoints.save.__code__, [0, 0]                        # saves begun, lines of this one
-    watched = {begins, Checkpoints.files.__code__, checkpoint.pack.__code__, files.write_whole.__code__}
+    watched = {begins, Checkpoints.files.__code__, checkpoint.pack_state.__code__, files.write_whole.__code__}
     def local(frame, event, arg):
         seen[1] += event == 'line' and seen[0] == save
         if seen == [save, line]: os.kill(os.getpid(), signal.SIGKILL)
