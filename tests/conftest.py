@@ -1,6 +1,7 @@
 """Coverage of the library over tests and notebooks together, and the fixtures that start processes.
 
-Coverage is started here, because a plain `pytest` has to measure and no file configures pytest. MODSCALE_COVERAGE=0 switches it off.
+Coverage is started here, because a plain `pytest` has to measure and no file configures pytest.
+MODSCALE_COVERAGE=0 switches it off.
 """
 import io, os, shutil, subprocess, sys, tempfile
 from pathlib import Path
@@ -10,8 +11,9 @@ root = Path(__file__).resolve().parents[1]
 measured = pytest.StashKey()
 
 def wanted(config):
-    "Measure? Not if asked not to, nothing runs, a debugger or another coverage is tracing, or coverage is missing or too old."
-    if os.environ.get('MODSCALE_COVERAGE') == '0' or config.option.collectonly or config.getoption('trace', False): return False
+    "Measure? Not if asked not to, nothing runs, something else is tracing, or coverage is missing or too old."
+    if os.environ.get('MODSCALE_COVERAGE') == '0' or config.option.collectonly or config.getoption('trace',
+                                                                                                   False): return False
     if sys.gettrace() or hasattr(config, 'workerinput'): return False
     try: import coverage
     except ImportError: return False
@@ -52,7 +54,8 @@ def pytest_unconfigure(config):
 def run_cli(tmp_path):
     "Run the command line in a process of its own, in an empty folder: `run_cli('theory', '--help', env={...}).stdout`."
     def run(*args, env=None, timeout=120, **kw):
-        return subprocess.run([sys.executable, '-m', 'modscale.app.cli', *map(str, args)], text=True, timeout=timeout, stdin=subprocess.DEVNULL,
+        return subprocess.run([sys.executable, '-m', 'modscale.app.cli', *map(str, args)], text=True, timeout=timeout,
+                              stdin=subprocess.DEVNULL,
                               **{'capture_output': True, 'cwd': tmp_path, **kw}, env={**os.environ, **(env or {})})
     return run
 
@@ -61,7 +64,8 @@ def run_python(tmp_path):
     "Run Python code in a process of its own, with the library of this checkout, in any folder; fails with its output."
     def run(code, *args, cwd=tmp_path, check=True):
         code = f'import sys; sys.path[0] = {str(root)!r}\n{code}'
-        done = subprocess.run([sys.executable, '-c', code, *map(str, args)], cwd=cwd, text=True, capture_output=True, timeout=300)
+        done = subprocess.run([sys.executable, '-c', code, *map(str, args)], cwd=cwd, text=True, capture_output=True,
+                              timeout=300)
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
     return run
@@ -69,6 +73,7 @@ def run_python(tmp_path):
 @pytest.fixture
 def checkout(tmp_path):
     "A copy of this checkout, to export, clean and build in; without what git ignores."
-    junk = shutil.ignore_patterns('.git', '.venv', '__pycache__', '.*_cache', '.ipynb_checkpoints', '.hypothesis', '*.egg-info',
+    junk = shutil.ignore_patterns('.git', '.venv', '__pycache__', '.*_cache', '.ipynb_checkpoints', '.hypothesis',
+                                  '*.egg-info',
                                   '_docs', '_proc', 'build', 'dist', 'modscale-out')
     return Path(shutil.copytree(root, tmp_path/'checkout', ignore=junk))

@@ -1,8 +1,10 @@
-"""Runs one notebook in this process: `python tests/notebooks.py nbs/theory/03_theorem1.ipynb`. Exit status 1 and the failing cell if one fails.
+"""Runs one notebook in this process: `python tests/notebooks.py nbs/theory/03_theorem1.ipynb`.
+Exit status 1 and the failing cell if one fails.
 The cell that runs is named on stderr, so that whoever stops this knows where it was.
 
-nbdev decides which cells run (its `tst_flags` are skipped, unless MODSCALE_TEST_FLAGS names them). An exported cell runs under the file
-name and line numbers that it has in `modscale/`: it is the same code (test_export.py checks that), so it counts in the coverage.
+nbdev decides which cells run (its `tst_flags` are skipped, unless MODSCALE_TEST_FLAGS names them). An exported cell
+runs under the file name and line numbers that it has in `modscale/`: it is the same code (test_export.py checks
+that), so it counts in the coverage.
 """
 import os, re, sys, traceback
 from pathlib import Path
@@ -13,7 +15,7 @@ from nbdev.test import nb_test_cells
 root = Path(__file__).resolve().parents[1]
 
 def places(nb):
-    "For each exported cell of a notebook, by id: its file in the library and the number of lines before its code there."
+    "For each exported cell of a notebook, by id: its file in the library and the lines before its code there."
     found, name = {}, nb.relative_to(root/'nbs').as_posix()
     for file in (root/'modscale').rglob('*.py'):
         for i, line in enumerate(file.read_text(encoding='utf-8').splitlines(), start=1):
@@ -36,7 +38,8 @@ def run(nb):
     os.environ['IN_TEST'] = '1' # nbdev_export() in a cell does nothing
     skip, force = str(get_config(nb.parent).tst_flags).split(), os.environ.get('MODSCALE_TEST_FLAGS', '').split()
     cells, found, shell = nb_test_cells(nb, skip, force), places(nb), Shell(nb)
-    named = shell.compile.cache # IPython's name of a cell; it also keeps the cell's source, which for a module is its file
+    # IPython's name of a cell; it also keeps the cell's source, which for a module is its file
+    named = shell.compile.cache
     shell.compile.cache = lambda *args, **kw: shell.place[0] if shell.place else named(*args, **kw)
     os.chdir(nb.parent)
     for cell in cells:

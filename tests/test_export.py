@@ -1,13 +1,14 @@
 "The library, the README and the notebooks agree, and nothing in them belongs to one machine."
 import ast, re, shutil, subprocess, sys
-from pathlib import Path
 import pytest
 
 from structure import code, exported, module, notebooks, place, root, rooms, stem
 
 each = pytest.mark.parametrize('nb', notebooks, ids=stem)
 
-def texts(folder, pattern): return {str(f.relative_to(folder)): f.read_text(encoding='utf-8') for f in sorted(folder.rglob(pattern))}
+def texts(folder, pattern):
+    "The files of a folder: path in it to content."
+    return {str(f.relative_to(folder)): f.read_text(encoding='utf-8') for f in sorted(folder.rglob(pattern))}
 
 def differing(old, new): return sorted(f for f in {*old, *new} if old.get(f) != new.get(f))
 
@@ -24,7 +25,7 @@ def test_notebooks_are_clean(checkout, run_python):
 def test_readme_is_the_index(checkout, run_python):
     figures = lambda folder: {f.name: f.read_bytes() for f in folder.glob('nbs/_readme/*')}
     run_python("from modscale.app.docs import main; main(['readme'])", cwd=checkout)
-    assert (root/'README.md').read_text(encoding='utf-8') == (checkout/'README.md').read_text(encoding='utf-8'), 'run modscale-docs readme'
+    assert texts(root, 'README.md') == texts(checkout, 'README.md'), 'run modscale-docs readme'
     assert figures(root) == figures(checkout), 'run modscale-docs readme'
 
 def imported(source):
@@ -47,9 +48,11 @@ def test_a_notebook_imports_only_from_earlier_ones(nb):
 
 def test_no_traces_of_a_machine():
     if not shutil.which('git'): pytest.skip('git is missing')
-    listed = subprocess.run(['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'], cwd=root, capture_output=True)
+    listed = subprocess.run(['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'], cwd=root,
+                            capture_output=True)
     if listed.returncode: pytest.skip('not a git repository')
-    traces = re.compile(rb'(?<![\w.}])/(?:work|root|home|tmp|Users|opt)/[\w.]|[A-Z]:\\\\Users|pypi\.[\w.-]+|pythonhosted|index-url')
+    folders = rb'(?<![\w.}])/(?:work|root|home|tmp|Users|opt)/[\w.]|[A-Z]:\\\\Users'
+    traces = re.compile(folders + rb'|pypi\.[\w.-]+|pythonhosted|index-url')
     found = []
     for name in listed.stdout.decode().split('\0'):
         if not name or not (root/name).is_file() or name == 'tests/test_export.py': continue
@@ -58,13 +61,16 @@ def test_no_traces_of_a_machine():
 
 def test_import_is_quick_and_light():
     "Well below the third of a second that a user would notice; NumPy alone takes about as long as all of this."
-    timed = 'import sys, time; t = time.perf_counter(); import modscale; print(time.perf_counter() - t); print(*sys.modules)'
-    outs = [subprocess.run([sys.executable, '-c', timed], cwd=root, capture_output=True, text=True, check=True).stdout for _ in range(3)]
+    timed = ('import sys, time; t = time.perf_counter(); import modscale; '
+             'print(time.perf_counter() - t); print(*sys.modules)')
+    outs = [subprocess.run([sys.executable, '-c', timed], cwd=root, capture_output=True, text=True,
+                           check=True).stdout for _ in range(3)]
     assert min(float(out.split()[0]) for out in outs) < .3
     assert {'numpy', 'torch', 'pandas', 'matplotlib', 'sphinx', 'nbdev'} & set(outs[0].split()) == set()
 
 def test_the_front_door_is_lazy(run_python):
-    out = run_python('import modscale as ms; print(len(ms.__all__)); import sys; ms.pinv_norm(9, 4); print("torch" in sys.modules)').stdout
+    out = run_python('import modscale as ms; print(len(ms.__all__)); import sys; ms.pinv_norm(9, 4); print("torch" in '
+                     'sys.modules)').stdout
     assert int(out.split()[0]) >= 20 and out.split()[1] == 'False'
 
 def test_no_name_has_two_meanings():
@@ -74,7 +80,8 @@ def test_no_name_has_two_meanings():
         for _, source in exported(nb):
             for o in ast.parse(source).body:
                 targets = [t.id for t in getattr(o, 'targets', []) if isinstance(t, ast.Name)]
-                for name in [*targets, *([o.name] if hasattr(o, 'name') else [])]: places.setdefault(name, set()).add(stem(nb))
+                for name in [*targets, *([o.name] if hasattr(o, 'name') else [])]: places.setdefault(name,
+                                                                                                     set()).add(stem(nb))
     twice = {name: sorted(found) for name, found in places.items() if len(found) > 1 and name != 'main'}
     assert twice == {}
 

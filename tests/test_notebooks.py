@@ -1,7 +1,6 @@
 "Every notebook runs, each in a process of its own and within its time. As many run at once as there are cores."
 import os, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 import pytest
 
 from structure import notebooks, root, stem
@@ -26,7 +25,8 @@ def run(nb, started):
 @pytest.fixture(scope='session')
 def runs(request):
     "The selected notebooks, all under way: path to the future of its result."
-    selected = [i.callspec.params['nb'] for i in request.session.items if getattr(i, 'originalname', '') == 'test_notebook']
+    selected = [i.callspec.params['nb'] for i in request.session.items if getattr(i, 'originalname',
+                                                                                  '') == 'test_notebook']
     started = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         yield {nb: pool.submit(run, nb, started) for nb in selected}

@@ -11,7 +11,8 @@ suspect = re.compile(rf'{decimal}|±|{counted}')
 
 def prose(text):
     "Sentences of a markdown cell, without code, formulas, links' addresses and comments."
-    text = re.sub(r'\$([\d.,\s%]*(?:\\pm)?[\d.,\s%]+)\$', r'\1', text).replace('\\pm', '±') # a formula that is a number only
+    # a formula that is a number only
+    text = re.sub(r'\$([\d.,\s%]*(?:\\pm)?[\d.,\s%]+)\$', r'\1', text).replace('\\pm', '±')
     text = re.sub(r'```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|<!--.*?-->|\]\([^)]*\)|arXiv:\S+', ' ', text, flags=re.S)
     return re.split(r'(?<=[.!?:;])\s+(?=[A-Z`(])|\n\n|\n(?=[|\-*#])', text)
 

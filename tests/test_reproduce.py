@@ -1,11 +1,14 @@
-"The main job from the command line: complete at smoke scale, resumable after a kill, shown by a browser, honest about bad input."
+"""The main job from the command line: complete at smoke scale, resumable after a kill, shown by a browser, honest
+about bad input."""
 import io, json, os, re, shutil, signal, sqlite3, subprocess, sys, time
 from contextlib import closing
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from modscale.app.docs import external_requests
 
-PARTS = ('pinv', 'theorem1', 'ridge', 'loss_law', 'theorem2', 'universality', 'fig1', 'fig2', 'fig3', 'plan', 'align', 'thresholds', 'sine', 'fig2_trained', 'fig4', 'longer', 'families', 'images', 'images_permuted', 'image_samples', 'image_controls', 'image_rates')
+PARTS = ('pinv', 'theorem1', 'ridge', 'loss_law', 'theorem2', 'universality', 'fig1', 'fig2', 'fig3', 'plan', 'align',
+         'thresholds', 'sine', 'fig2_trained', 'fig4', 'longer', 'families', 'images', 'images_permuted',
+         'image_samples', 'image_controls', 'image_rates')
 TIMES = ['align_seconds', 'train_seconds'] # all that may differ between two runs of the same cells
 
 def write_images(folder, seed=0):
@@ -16,7 +19,8 @@ def write_images(folder, seed=0):
     prototypes = rng.integers(0, 256, (10, 32, 32, 3))
     def encode(label):
         buffer = io.BytesIO()
-        Image.fromarray(np.clip(prototypes[label] + rng.normal(0, 40, (32, 32, 3)), 0, 255).astype(np.uint8)).save(buffer, 'PNG')
+        Image.fromarray(np.clip(prototypes[label] + rng.normal(0, 40, (32, 32, 3)), 0,
+                                255).astype(np.uint8)).save(buffer, 'PNG')
         return dict(bytes=buffer.getvalue(), path=f'{label}.png')
     folder.mkdir(parents=True)
     for split, size in (('train', 400), ('test', 200)):
@@ -27,16 +31,21 @@ def write_images(folder, seed=0):
 def digits(tmp_path_factory):
     "A smoke run on digits, once for all tests here: (folder, what it printed)."
     out = tmp_path_factory.mktemp('reproduce')/'out'
-    done = subprocess.run([sys.executable, '-m', 'modscale.app.cli', 'reproduce', '--scale', 'smoke', '--out', out], capture_output=True, text=True, timeout=600)
+    done = subprocess.run([sys.executable, '-m', 'modscale.app.cli', 'reproduce', '--scale', 'smoke', '--out', out],
+                          capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return out, done
 
 def test_smoke_computes_every_claim(digits):
     out, done = digits
     claims = pd.read_csv(out/'claims.csv')
-    larger = claims.id.str.match(r'sine\.(slope|per_parameter|vs_monolithic$|vs_monolithic\.tenth|vs_oracle$|rule_share|families$)')      # their sizes are not in the smoke grid
-    small = [f'align.{name}' for name in ('cov.m5k5n400', 'cov.noise', 'cov.paper_rule.m5k5n400', 'similarity.m5k5n400')]
-    maybe = claims.id == 'align.failures_noticed'                                               # decided if a run happened to fail
+    # their sizes are not in the smoke grid
+    others = r'sine\.(slope|per_parameter|vs_monolithic$|vs_monolithic\.tenth|vs_oracle$|rule_share|families$)'
+    larger = claims.id.str.match(others)
+    small = [f'align.{name}' for name in ('cov.m5k5n400', 'cov.noise', 'cov.paper_rule.m5k5n400',
+                                          'similarity.m5k5n400')]
+    # decided if a run happened to fail
+    maybe = claims.id == 'align.failures_noticed'
     larger |= claims.id.str.match(r'images\.acc\.k[23567]\.')
     larger |= claims.id.str.startswith('align.') & ~claims.id.isin(small) & ~maybe
     assert len(claims) > 20 and claims.id.is_unique and set(claims.verdict[~larger & ~maybe]) <= {'met', 'missed'}
@@ -61,7 +70,8 @@ def test_run_json_says_what_made_it(digits):
 def test_the_rule_finds_modules_and_beats_the_monolithic_network(digits):
     out, _ = digits
     claims = pd.read_csv(out/'claims.csv').set_index('id').verdict
-    for name in ('sine.vs_monolithic.m5k5n400', 'align.cov.paper_rule.m5k5n400', 'images.purity', 'images.acc.k8.monolithic', 'fig3.max_rel_err'):
+    for name in ('sine.vs_monolithic.m5k5n400', 'align.cov.paper_rule.m5k5n400', 'images.purity',
+                 'images.acc.k8.monolithic', 'fig3.max_rel_err'):
         assert claims[name] == 'met', name
 
 def stored(out, study=None):
@@ -112,7 +122,8 @@ def test_the_report_grows(tmp_path):
     from modscale.lab.sweep import run_sweep
     run_sweep(study, tmp_path, jobs=1, progress=False, finished=growing.finished)
     page = (tmp_path/'report.html').read_text(encoding='utf-8')
-    assert 'id="fig3"' in page and 'id="fig1"' not in page and set(json.loads((tmp_path/'run.json').read_text())['parts']) == {'fig3'}
+    assert 'id="fig3"' in page and 'id="fig1"' not in page
+    assert set(json.loads((tmp_path/'run.json').read_text())['parts']) == {'fig3'}
 
 def test_the_report_opens_with_what_stands(digits):
     page = (digits[0]/'report.html').read_text(encoding='utf-8')
@@ -133,10 +144,12 @@ def test_claims_of_other_code_are_stale(digits, run_cli, tmp_path):
 
 def test_smoke_on_cifar10(run_cli, tmp_path):
     env = dict(MODSCALE_DATA=os.environ.get('MODSCALE_DATA', ''))
-    if not (Path(env['MODSCALE_DATA'] or '.')/'cifar10').is_dir():       # without the real images: the same files, made up
+    # without the real images: the same files, made up
+    if not (Path(env['MODSCALE_DATA'] or '.')/'cifar10').is_dir():
         write_images(tmp_path/'data'/'cifar10')
         env['MODSCALE_DATA'] = str(tmp_path/'data')
-    done = run_cli('reproduce', '--scale', 'smoke', '--only', 'images', '--dataset', 'cifar10', '--out', 'out', env=env, timeout=600)
+    done = run_cli('reproduce', '--scale', 'smoke', '--only', 'images', '--dataset', 'cifar10', '--out', 'out', env=env,
+                   timeout=600)
     assert done.returncode == 0, done.stderr
     claims = pd.read_csv(tmp_path/'out'/'claims.csv').set_index('id')
     of_images = claims[claims.index.str.startswith('images.')]
@@ -148,16 +161,20 @@ def test_report_needs_no_other_host(digits):
     out, _ = digits
     assert external_requests(out) == []
     page = (out/'report.html').read_text()
-    assert page.count('<img ') == len(list((out/'figures').glob('*.svg'))) and not re.search(r'<script|@import|url\(', page)
+    assert page.count('<img ') == len(list((out/'figures').glob('*.svg'))) and not re.search(r'<script|@import|url\(',
+                                                                                             page)
 
 @pytest.mark.skipif(not shutil.which('chromium'), reason='needs chromium')
 def test_report_in_a_browser(digits, tmp_path):
     "Every figure is drawn: the page, with a line that writes down the width of each image, and no name that resolves."
-    probe = '<script>addEventListener("load",()=>{document.body.dataset.widths=[...document.images].map(i=>i.naturalWidth).join(" ")})</script></body>'
+    probe = ('<script>addEventListener("load",()=>{document.body.dataset.widths='
+             '[...document.images].map(i=>i.naturalWidth).join(" ")})</script></body>')
     (tmp_path/'page.html').write_text((digits[0]/'report.html').read_text().replace('</body>', probe))
-    flags = ('--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update --disable-sync '
+    flags = ('--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking '
+             '--disable-component-update --disable-sync '
              '--host-resolver-rules=MAP\t*\t~NOTFOUND --virtual-time-budget=5000').split(' ')
-    done = subprocess.run(['chromium', *[f.replace('\t', ' ') for f in flags], f'--user-data-dir={tmp_path/"profile"}', '--dump-dom', (tmp_path/'page.html').as_uri()],
+    done = subprocess.run(['chromium', *[f.replace('\t', ' ') for f in flags], f'--user-data-dir={tmp_path/"profile"}',
+                           '--dump-dom', (tmp_path/'page.html').as_uri()],
                           capture_output=True, text=True, timeout=120)
     widths = re.search(r'data-widths="([\d ]+)"', done.stdout)
     assert widths, done.stderr[-2000:]
@@ -181,11 +198,13 @@ def test_claims_come_from_the_files(digits, run_cli, tmp_path):
 
 def test_bench_command(run_cli):
     rows = json.loads(run_cli('bench', 'align', '--repeat', '1', '--json', timeout=300).stdout)
-    timed, scored = {'work', 'ours_seconds', 'peer', 'peer_seconds', 'ratio'}, {f'{who}_{v}' for who in ('ours', 'peer') for v in ('coverage', 'r2')}
+    timed, scored = {'work', 'ours_seconds', 'peer', 'peer_seconds',
+                     'ratio'}, {f'{who}_{v}' for who in ('ours', 'peer') for v in ('coverage', 'r2')}
     assert all(set(r) == timed | scored | {'peer_failed'} and r['ratio'] > 0 for r in rows)
     peers = {r['peer']: r for r in rows}
     assert {'exact RBF kernel, Cholesky', 'random', 'paper', 'detrended', 'boosting', 'ridge', 'network'} <= set(peers)
-    assert peers['random']['peer_coverage'] < peers['random']['ours_coverage'] and peers['boosting']['peer_coverage'] is None
+    assert peers['random']['peer_coverage'] < peers['random']['ours_coverage']
+    assert peers['boosting']['peer_coverage'] is None
 
 def bad(words, message, **files): return pytest.param(words, message, files, id=' '.join(words))
 
@@ -194,7 +213,8 @@ def bad(words, message, **files): return pytest.param(words, message, files, id=
     bad(['reproduce', '--seed', '-1'], 'seed=-1'),
     bad(['reproduce', '--device', 'tpu'], "device='tpu'"),
     bad(['reproduce', '--out', 'file'], "out='file'", file=''),
-    bad(['reproduce', '--scale', 'smoke', '--only', 'fig3', '--out', 'run'], "holds a run with scale='paper'", run='{"scale": "paper", "dataset": "digits", "seed": 0, "parts": {}}'),
+    bad(['reproduce', '--scale', 'smoke', '--only', 'fig3', '--out', 'run'], "holds a run with scale='paper'",
+        run='{"scale": "paper", "dataset": "digits", "seed": 0, "parts": {}}'),
     bad(['reproduce', '--only', 'images', '--dataset', 'cifar10', '--data-dir', 'nowhere'], 'nowhere'),
     bad(['claims'], "'results'"),
     bad(['claims', '--results', 'run'], 'run.json', run='{"scale": '),

@@ -14,15 +14,18 @@ def statements(nb, *kinds):
 def shown(node): return ast.unparse(node)[:100]
 
 def test_ruff():
-    "Unused and undefined names, lines of at most 120 characters, one statement a line, functions by `def`: see pyproject.toml."
-    done = subprocess.run([sys.executable, '-m', 'ruff', 'check', '--output-format', 'concise', 'modscale', 'nbs', 'tests'],
+    "Unused and undefined names, lines of at most 120 characters, functions by `def`: see pyproject.toml."
+    done = subprocess.run([sys.executable, '-m', 'ruff', 'check', '--output-format', 'concise', 'modscale', 'nbs',
+                           'tests'],
                           cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 @each
 def test_an_exported_cell_is_one_short_definition(nb):
     for cell, source in exported(nb):
-        defined = [o for o in ast.parse(source).body if isinstance(o, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef))]
+        defined = [o for o in ast.parse(source).body if isinstance(o,
+                                                                   (ast.FunctionDef, ast.ClassDef,
+                                                                    ast.AsyncFunctionDef))]
         # tiny relatives may stand together: up to three lines each
         large = [o.name for o in defined if len(ast.get_source_segment(source, o).splitlines()) > 3]
         assert len(large) <= 1, f'cell {cell}: {large}'

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from .claims import FIG4B, claims_table, part_versions, read_run
-from .parts import Part, Setup, all_parts, counts
+from .claims import claims_table, part_versions, read_run
+from .parts import FIG4B, Part, Setup, all_parts, counts
 from ..base.files import write_whole
 from ..base.study import Study
 from ..base.summary import geometric, mean_text
