@@ -38,7 +38,7 @@ def wheel(tmp_path_factory):
 @pytest.fixture(scope='module')
 def installed(wheel, tmp_path_factory):
     """Python of a fresh environment with the wheel in it. It borrows the heavy runtime packages from this one through
-    its search path (a .pth file there is not read, so this checkout is not on it), and refuses to import the development
+    its search path (a .pth file there is not read, so this checkout is not on it), and refuses to import development
     tools."""
     home = tmp_path_factory.mktemp('venv')
     venv.create(home, with_pip=False)

@@ -245,7 +245,8 @@ def train_races(
     import torch
     from modscale.nets.networks import ModularNet, MonolithicNet, random_projections
     from modscale.nets.train import fit, mse
-    x, y, with_jax = torch.randn(S, batch, m), torch.randn(S, batch, 1), find_spec('jax') and find_spec('optax')
+    x, y = torch.randn(S, batch, m), torch.randn(S, batch, 1)
+    with_jax = find_spec('jax') and find_spec('optax')
     if not with_jax: print('modscale: no jax and optax here, its rows are left out', file=sys.stderr)
     def races(K, width):
         stack = ModularNet(random_projections(S, K, m), width=width) if K else MonolithicNet(m, width=width, S=S)
@@ -289,7 +290,8 @@ def modular_race(
     "Forward and backward pass of K modules: batched products, or a loop."
     import torch
     from modscale.nets.train import gradient_of, mse
-    (K, s, b), x, y = net.U.shape[1:], torch.randn(1, B, m), torch.randn(1, B, net.d)
+    K, s, b = net.U.shape[1:]
+    x, y = torch.randn(1, B, m), torch.randn(1, B, net.d)
     flops, size = 2.*B*(2*K*s*b + 3*rest), 8.*(sum(p.numel() for p in net.parameters()) + B*m)
     passes, gradient = int(np.clip(1e9/flops, 1, 20)), gradient_of(net, mse, B)
     def ours():

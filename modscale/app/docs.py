@@ -114,6 +114,7 @@ def retarget(
     text = re.sub(r'\[(`[^`]+`)' + name, r'\1', text)
     return re.sub(other, r'[\1](\2)', re.sub(notebook, r'](nbs/\1\2\3', text))
 
+# %% ../../nbs/app/05_docs.ipynb #05_docs-c3875f
 def label(page:str, name:str) -> str: # where Sphinx finds an exported function or class
     "A label in lower case, as labels ignore it: `theory.theorem1.risk`."
     return f'{page}.{name}'.replace('/', '.').lower()

@@ -28,7 +28,7 @@ def write_whole(
     path:str|Path, # file to write; its folder is made
     content:str|bytes, # what it shall hold
 ) -> Path: # the file
-    "Write a file so that after a crash it holds all of `content` or is as before. Raises `OSError` that names the file."
+    "Write a file: after a crash it holds all of `content` or is as before. Raises `OSError` that names the file."
     path = Path(path)
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ def summarise(
     by:list[str], # columns that name a group
     value:str, # column to average
 ) -> pd.DataFrame: # columns of `by`, mean, se, count
-    "Mean, standard error and count of a column in each group, in the order of first appearance; rows without the value are left out."
+    "Mean, standard error and count in each group, in the order of first appearance; missing values are left out."
     groups = table.dropna(subset=[value]).groupby(by, sort=False)[value]
     return groups.agg(mean='mean', se='sem', count='size').reset_index()
 
@@ -25,7 +25,7 @@ def geometric(
     by:list[str], # columns that name a group
     value:str, # column to average, positive
 ) -> pd.DataFrame: # columns of `by`, mean, below, above, count
-    "Geometric mean of a column in each group, and how far two standard errors of the mean logarithm reach below and above it."
+    "Geometric mean in each group, and how far two standard errors of the mean logarithm reach below and above it."
     logs = summarise(table.assign(**{value: np.log(table[value])}), by, value)
     mean, low, high = (np.exp(logs['mean'] + side*logs.se.fillna(0)) for side in (0, -2, 2))
     return logs.assign(mean=mean, below=mean - low, above=high - mean).drop(columns='se')

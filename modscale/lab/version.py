@@ -139,7 +139,8 @@ def code_version(
 def git_revision() -> str|None: # commit, with '+' when the package's files have changed since; None outside a checkout
     "The git commit of the package's checkout, if it runs from one."
     folder = Path(modscale.__file__).parent
-    def git(*words): return subprocess.run(['git', '-C', str(folder), *words], capture_output=True, text=True, timeout=10)
+    def git(*words): return subprocess.run(['git', '-C', str(folder), *words], capture_output=True, text=True,
+                                           timeout=10)
     try:
         tracked = git('ls-files', '--error-unmatch', '__init__.py')
         head = git('rev-parse', 'HEAD')
