@@ -6,8 +6,7 @@
 __all__ = ['MAKERS', 'MEASURES', 'WHAT', 'COLUMNS', 'Claim', 'judge', 'group_mean', 'pair_difference', 'largest', 'ridge_error',
            'fig2_error', 'fig3_error', 'hermite_ratio', 'target', 'threshold_per_parameter', 'failures_noticed',
            'sample_facts', 'fact', 'family_gap', 'work_hours', 'mean_over_k', 'largest_gap', 'flatness', 'memory_at_8',
-           'read_claim', 'align_claims', 'all_claims', 'Run', 'read_run', 'find_runs', 'part_versions', 'claims_table',
-           'plot_claims']
+           'read_claim', 'align_claims', 'all_claims', 'Run', 'read_run', 'find_runs', 'part_versions', 'claims_table']
 
 # %% ../../nbs/app/01_claims.ipynb #31-003
 import io
@@ -385,20 +384,3 @@ def claims_table(
         tried = (judge(claim, prepared(run, claim), run.folder.name, stale(run, claim)) for run in runs)
         rows.append(next((row for row in tried if row['verdict'] != 'not run'), judge(claim, None)))
     return pd.DataFrame(rows).reindex(columns=COLUMNS)
-
-# %% ../../nbs/app/01_claims.ipynb #31-041
-def plot_claims(
-    table:pd.DataFrame # from `claims_table`
-): # a matplotlib Figure
-    "Distance of each decided claim from its bound in standard errors, on the side of its verdict."
-    import matplotlib.pyplot as plt
-    rows = table[table.verdict.ne('not run') & table.distance_se.notna()].iloc[::-1]
-    signed = rows.distance_se.clip(upper=50) * np.where(rows.verdict == 'met', 1, -1)
-    fig, ax = plt.subplots(figsize=(7, .19*len(rows) + 1))
-    ax.barh(rows.id, signed, color=np.where(rows.verdict == 'met', '#2ca02c', '#d62728'))
-    ax.axvspan(-2, 2, color='0.85', zorder=0)
-    ax.set(xlabel='distance from the bound in standard errors, cut at 50 (grey: could be luck)',
-           ylim=(-.6, len(rows) - .4))
-    ax.tick_params(axis='y', labelsize=7)
-    fig.tight_layout()
-    return fig

@@ -156,6 +156,7 @@ def markdown(source:str) -> dict: # a markdown cell
     "Wrap text in a cell."
     return dict(cell_type='markdown', metadata={}, source=source)
 
+# %% ../../nbs/app/05_docs.ipynb #05_docs-ae2278
 def entry(
     name:str, # an exported function or class
     page:str, # the page it is on

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['EXTRA_AXES', 'TINY', 'REGULAR', 'COARSE', 'TURNED', 'class_signatures', 'Law', 'law', 'rotation', 'nearest',
-           'first_map', 'zoom', 'misfit', 'sign_changes', 'match_laws', 'assign', 'match_inputs', 'match_quality',
-           'match_study']
+           'first_map', 'zoom', 'misfit', 'sign_changes', 'match_laws', 'assign', 'match_inputs', 'match_quality']
 
 # %% ../../nbs/images/04_matching.ipynb #18-003
 import time
@@ -19,7 +18,6 @@ from scipy.optimize import linear_sum_assignment
 
 from ..base.symbols import single
 from ..nets.networks import count_flops
-from .data import ImageData
 from .task import ComposeTask
 
 # %% ../../nbs/images/04_matching.ipynb #18-006
@@ -239,24 +237,3 @@ def match_quality(
         channel = ((away == 0) & (t != u)).mean()
         rows.append(dict(module=j, matched=both.sum(), exact=(t == u).mean(), distance=away.mean(), channel=channel))
     return pd.DataFrame(rows)
-
-# %% ../../nbs/images/04_matching.ipynb #18-035
-def match_study(
-    data:ImageData, # the images
-    k:int, # images side by side
-    n:int, # samples
-    seed:int=0, # of the samples and of the permutation
-    device:str='cpu', # where to compute
-) -> pd.DataFrame: # rows of `match_quality`, cost, and `signal`: share of the variance in exactly matched inputs
-    "Match permuted images whose sets of inputs are known; inputs that never vary are left out."
-    task = ComposeTask(data, k, seed, permute=True)
-    variance = np.asarray(data.train_x, dtype=np.float32).reshape(len(data.train_x), -1).var(0)
-    varies = (variance > 0)[task.order % task.D]
-    rows = [np.flatnonzero((task.blocks == j) & varies) for j in range(k)]
-    found, cost = match_inputs(task, torch.as_tensor(np.stack(rows)), n, device=device)
-    place, ref = task.order[found.numpy()] % task.D, cost['ref']
-    table = match_quality(task, found, ref)
-    weight = variance[place[ref]]/variance[place[ref]].sum()
-    table['signal'] = [(weight*(place[j] == place[ref])).sum() for j in table.module]
-    table['misfit'] = cost['misfit'][table.module]
-    return table.assign(dataset=data.name, k=k, n=n, seed=seed, gflop=cost['flops']/1e9, seconds=cost['seconds'])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TERMS', 'crossing', 'log_losses', 'crossing_interval', 'samples_needed', 'bootstrap_se', 'bootstrap_crossings',
-           'slope_over', 'slopes', 'sample_ratio', 'term_arms', 'loss_attribution', 'plot_samples']
+           'slope_over', 'slopes', 'sample_ratio', 'term_arms', 'plot_samples']
 
 # %% ../../nbs/sine/04_samples_needed.ipynb #28-003
 import numpy as np
@@ -165,22 +165,6 @@ def term_arms(
     "The terms of the gap between monolithic and ours, as ratios of arms."
     modular = 'modular, equal steps' if spend == 'steps' else 'modular'
     return {term: tuple(modular if arm == 'modular' else arm for arm in arms) for term, arms in TERMS.items()}
-
-# %% ../../nbs/sine/04_samples_needed.ipynb #28-018
-def loss_attribution(
-    table:pd.DataFrame # from `name_arms`
-) -> pd.DataFrame: # a row a size, n, spend and term: log_ratio of test losses, se, tasks
-    "How much of the gap between monolithic and ours each term gives, at every n; terms that lack an arm are left out."
-    rows = []
-    for (m, k, n), group in table.groupby(['m', 'k', 'n']):
-        logs = np.log(group.pivot(index='seed', columns='arm', values='test_loss'))
-        for spend in ('steps', 'compute'):
-            for term, (a, b) in term_arms(spend).items():
-                if not {a, b} <= set(logs): continue
-                gap = (logs[a] - logs[b]).dropna()
-                at = dict(m=m, k=k, n=n, spend=spend, term=term)
-                rows.append(at | dict(log_ratio=gap.mean(), se=gap.sem(), tasks=len(gap)))
-    return pd.DataFrame(rows, columns=['m', 'k', 'n', 'spend', 'term', 'log_ratio', 'se', 'tasks'])
 
 # %% ../../nbs/sine/04_samples_needed.ipynb #28-041
 def plot_samples(
