@@ -26,7 +26,7 @@ from .methods import METHODS, SineCell, budget, run_stack, stack_kind
 from ..theory.paper_figures import PAPER_N
 
 # %% ../../nbs/sine/03_study.ipynb #27-005
-GFLOP_PER_SECOND = 25. # of one core, on the studies' own stacks
+GFLOP_PER_SECOND = 20. # of one core, on the studies' own stacks
 
 def cell_seconds(
     cell:dict # plain form of a `SineCell`
@@ -85,7 +85,7 @@ ARMS = (('monolithic', 'compute', 128, 2), ('monolithic', 'compute', 128, 4), ('
         ('modular', 'steps', 32, 2), ('frozen', 'steps', 32, 2), ('paper', 'compute', 32, 2), ('paper', 'steps', 32, 2),
         ('ours', 'steps', 32, 2), ('oracle', 'steps', 32, 2))               # method, what it spends, width, depth
 TRAINING = dict(smoke=dict(steps=300, align_steps=50, align_rounds=0),
-                quick=dict(steps=1000, align_steps=75, align_batch=320, align_rounds=1),
+                quick=dict(steps=1000, align_steps=100, align_batch=320, align_rounds=0),
                 paper=dict(steps=5000, align_steps=150, align_rounds=6))
 
 def sine_cells(
