@@ -102,7 +102,7 @@ def sine_cells(
 
 # %% ../../nbs/sine/03_study.ipynb #27-015
 FIG4_GRID = dict(smoke=dict(sizes=((2, 2), (5, 5)), n=(200, 1000), seeds=1),
-                 quick=dict(sizes=((2, 5), (5, 5), (9, 5)), n=(50, 200, 800, 3000), seeds=2,
+                 quick=dict(sizes=((2, 5), (5, 5), (9, 5)), n=(50, 200, 800, 5000), seeds=2,
                             arms=tuple(arm for arm in ARMS if arm[:2] != ('paper', 'compute'))),
                  paper=dict(sizes=(*((m, 5) for m in (2, 3, 5, 7, 9)), (9, 9)), n=(50, *PAPER_N[:-1]), seeds=5))
 
