@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['HALF_PERIOD', 'EDGE', 'RADIUS', 'NEGLIGIBLE', 'wave_vectors', 'radius_for', 'feature_weights', 'waves',
-           'fourier_features', 'quadratic_and_logdet', 'likeness', 'coverage', 'similarity', 'project', 'Kernel',
-           'orthonormal', 'project_to_domain', 'wide_start', 'gram_factor', 'joint_gradient', 'Normal',
-           'normal_equations', 'closed_form', 'removal_cost', 'eliminate']
+           'fourier_features', 'quadratic_and_logdet', 'neg_log_evidence', 'likeness', 'coverage', 'similarity',
+           'project', 'Kernel', 'orthonormal', 'project_to_domain', 'wide_start', 'gram_factor', 'joint_gradient',
+           'Normal', 'normal_equations', 'closed_form', 'removal_cost', 'eliminate']
 
 # %% ../../nbs/rule/01_kernel.ipynb #12-003
 import math
@@ -87,6 +87,16 @@ def quadratic_and_logdet(
     quad = ((Y*Y).sum(0) - half.square().sum(-2))/noise
     logdet = 2*factor.diagonal(dim1=-1, dim2=-2).log().sum(-1) + (n - D)*noise.log()
     return quad, logdet
+
+# %% ../../nbs/rule/01_kernel.ipynb #12-012
+def neg_log_evidence(
+    Phi:torch.Tensor, # features, shape (n, D)
+    Y:torch.Tensor, # targets, float64, shape (n, d)
+    noise:torch.Tensor, # λ, float64, a scalar
+) -> torch.Tensor: # E in nats a sample and output, up to a constant, a scalar
+    "Negative log evidence per sample with the best amplitude of each output (rule/01_kernel, step 3)."
+    quad, logdet = quadratic_and_logdet(Phi, Y, noise)
+    return (quad.log().mean(-1) - math.log(len(Y)))/2 + logdet/(2*len(Y))
 
 # %% ../../nbs/rule/01_kernel.ipynb #12-0145
 def likeness(

@@ -8,7 +8,7 @@ __all__ = ['RIVALS', 'NEEDS', 'RIVAL_SETTINGS', 'RIVAL_SCALES', 'Found', 'additi
            'pursuit_rival', 'first_rows', 'sir_directions', 'phd_directions', 'kernel_ridge', 'ridge_gradients',
            'agop_directions', 'sir_rival', 'phd_rival', 'agop_rival', 'projected_kernel', 'gp_rival', 'train_process',
            'boosting_rival', 'ridge_rival', 'network_rival', 'installed_rivals', 'fit_rival', 'rival_task',
-           'summarise_rivals', 'compare_rivals', 'run_rivals', 'rival_cost', 'rivals_study']
+           'summarise_rivals', 'compare_rivals', 'run_rivals', 'rival_cost', 'rivals_study', 'rival_texts']
 
 # %% ../../nbs/rule/04_rivals.ipynb #23-003
 import sys
@@ -434,3 +434,22 @@ def rivals_study(
     cells = [dict(rival=cell['rival'], **dict(zip(('family', 'm', 'k', 'n'), cell['setting'])), seed=cell['seed'])
              for cell in grid(seed=range(tasks), setting=settings, rival=installed_rivals(rivals))]
     return Study('rivals', cells, run_rivals, cost=rival_cost)
+
+# %% ../../nbs/rule/04_rivals.ipynb #23-038
+def rival_texts(
+    table:pd.DataFrame, # of `summarise_rivals`
+    value:str, # 'coverage', 'r2', 'seconds' or 'cpu_seconds'
+) -> pd.DataFrame: # a row a rival, a column a setting; mean ± standard error, and the tasks where they are few
+    "One measure of all rivals as text."
+    choice('value', value, ('coverage', 'r2', 'seconds', 'cpu_seconds'))
+    form = '.3g' if 'seconds' in value else '.3f'
+    def text(mean, se, tasks, failed, most):
+        if np.isnan(mean): return f'{failed} failed' if failed else ''
+        fewer = f' ({tasks - failed} tasks)' if tasks - failed < most else ''
+        error = '' if np.isnan(se) else f' ± {se:{form}}'
+        return f'{mean:{form}}{error}{fewer}' + (f' ({failed} failed)' if failed else '')
+    most = table.groupby(['family', 'm', 'k', 'n']).tasks.transform('max')
+    cells = [text(*v) for v in zip(table[value], table[f'{value}_se'], table.tasks, table.failed, most)]
+    names = [f'{r.family} m={r.m} k={r.k} n={r.n}' for r in table.itertuples()]
+    texts = table.assign(cell=cells, setting=names).pivot(index='rival', columns='setting', values='cell').fillna('')
+    return texts.loc[table.rival.unique(), list(dict.fromkeys(names))]

@@ -7,7 +7,7 @@ __all__ = ['GFLOP_PER_SECOND', 'ARMS', 'TRAINING', 'FIG4_GRID', 'LONGER_GRID', '
            'LEARNING_RATE', 'METHOD_RATES', 'STORED', 'VARYING', 'RATES', 'ARM_COLOURS', 'cell_seconds',
            'perceptron_parameters', 'cell_memory', 'cell_kind', 'stack_width', 'sine_waves', 'sine_cells', 'fig4_study',
            'longer_study', 'families_study', 'sine_study', 'compact', 'rate_study', 'named_kernel', 'name_arms',
-           'arm_style', 'train_and_test', 'plot_loss_curves', 'plot_family_losses']
+           'arm_style', 'train_and_test', 'longer_gain', 'plot_loss_curves', 'plot_family_losses']
 
 # %% ../../nbs/sine/03_study.ipynb #27-003
 from dataclasses import asdict
@@ -241,6 +241,22 @@ def train_and_test(
     logs = np.log(table[['train_loss', 'test_loss']]).groupby([table[c] for c in by], sort=False).mean()
     means = np.exp(logs.dropna())
     return means.assign(test_over_train=means.test_loss/means.train_loss).reset_index()
+
+# %% ../../nbs/sine/03_study.ipynb #27-032
+def longer_gain(
+    table:pd.DataFrame, # of `fig4_study`
+    longer:pd.DataFrame, # of `longer_study`
+) -> pd.DataFrame: # rows arm, m, k, n: times the steps; log ratios of longer over usual, test and train, with se; tasks
+    "What further steps change, on the same tasks; monolithic networks are held against those with the compute of ours."
+    by = ['arm', 'm', 'k', 'n']
+    usual, more = (name_arms(t) for t in (table, longer))
+    more = more[more.arm != 'kernel'].assign(arm=more.arm.replace('monolithic, equal steps', 'monolithic'))
+    both = more.merge(usual, on=[*by, 'seed'], suffixes=('_more', ''))
+    for loss in ('test', 'train'): both[loss] = np.log(both[f'{loss}_loss_more']/both[f'{loss}_loss'])
+    both['times_steps'] = both.train_steps_more/both.train_steps
+    groups = both.groupby(by, sort=False)
+    means, errors = groups[['times_steps', 'test', 'train']].mean(), groups[['test', 'train']].sem()
+    return means.join(errors.add_suffix('_se')).assign(tasks=groups.size()).reset_index()
 
 # %% ../../nbs/sine/03_study.ipynb #27-034
 def plot_loss_curves(
