@@ -340,7 +340,7 @@ def read_run(
     try:
         run = Run(path.parent, json.loads(path.read_text(encoding='utf-8')))
         run.rank                                                        # fails unless scale and data set are there
-        [run.about(name).get('seconds') for name in run.info.get('parts', {})]
+        [dict(about) for about in run.info.get('parts', {}).values()]
         return run
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise ValueError(f'{path} is not a run.json of modscale reproduce: {e!r}') from e

@@ -279,7 +279,7 @@ def paper_fig4b() -> pd.DataFrame: # columns method, k, accuracy
 def image_part(
     study:Callable, # of images/06_study
     **about # the rest of the part
-) -> Part: # its study takes the setup's images
+) -> Part: # its study takes the setup's data set
     "A part on images: its report shows means over seeds of what its table has."
     from modscale.images import study as s
     shown = [*s.SCORES, 'purity', 'served', 'p', 'lr', 'align_gflop', 'train_gflop', 'align_seconds', 'train_seconds']
