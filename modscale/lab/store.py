@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['TABLES', 'SCHEMA', 'study_keys', 'pack', 'study_table', 'naming', 'checksum', 'is_sound', 'Store', 'connect',
            'write_store', 'complaint', 'rescue', 'open_sound', 'here', 'now', 'take_lock', 'is_locked', 'locked',
-           'open_store', 'enter', 'failures', 'provenance', 'study_status', 'read_status', 'peak_memory']
+           'open_store', 'enter', 'failures', 'provenance', 'study_status', 'read_status']
 
 # %% ../../nbs/lab/02_store.ipynb #24-003
 import errno
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
@@ -367,13 +366,3 @@ def read_status(
     "How far the studies of a folder are. Raises `ValueError` when it holds none, or a damaged file."
     with open_store(out, write=False) as store:
         return [study_status(store, row, is_locked(Path(out))) for row in store.rows('study')]
-
-# %% ../../nbs/lab/02_store.ipynb #24-015
-def peak_memory() -> float: # GiB; NaN where the system does not tell
-    "The most memory that this process has held; Linux's VmHWM, as ru_maxrss of a new process still counts its parent."
-    with suppress(OSError):
-        return int(re.search(r'VmHWM:\s+(\d+)', Path('/proc/self/status').read_text())[1])/2**20
-    with suppress(ImportError):
-        import resource
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**30 if sys.platform == 'darwin' else 2**20)
-    return math.nan

@@ -28,9 +28,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..base.files import peak_memory
 from ..base.study import Study, grid
 from ..base.symbols import check, choice, real_above, whole
-from .store import enter, here, now, open_store, pack, peak_memory, study_keys
+from .store import enter, here, now, open_store, pack, study_keys
 from .version import code_version, environment
 
 # %% ../../nbs/lab/03_sweep.ipynb #25-005

@@ -14,12 +14,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..base.files import write_whole
+from ..base.files import peak_memory, write_whole
 from ..nets.checkpoint import Checkpoints
 from ..nets.distributed import FirstKeeps, process_group, share_of_batches, start_together
 from ..images.data import ImageData
 from ..images.compose import ComposeCell, run_compose
-from ..images.study import memory_held_so_far
 from .version import environment
 
 # %% ../../nbs/lab/04_train_images.ipynb #train-004
@@ -56,7 +55,7 @@ def train_images(
         if group.rank: return None
         # JSON has no NaN
         measured = {name: None if value != value else value for name, value in row.iloc[0].to_dict().items()}
-        machine = dict(device=str(group.device), peak_memory_gib=memory_held_so_far(), environment=environment())
+        machine = dict(device=str(group.device), peak_memory_gib=peak_memory(), environment=environment())
         made = settings | measured | dict(processes=group.world) | machine
         write_whole(Path(out)/'result.json', json.dumps(made, indent=1, default=float, allow_nan=False) + '\n')
         return row

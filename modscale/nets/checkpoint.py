@@ -88,7 +88,8 @@ class Checkpoints:
             except (ValueError, OSError) as e:
                 if isinstance(e, OSError) and e.errno != errno.EIO: raise
                 os.replace(path, aside := path.with_name(f'{path.name}.damaged'))
-                print(f'modscale: {path} is damaged ({e}), now {aside.name}; one before it is used', file=sys.stderr)
+                print(f'modscale: {path} is damaged ({e}), now {aside.name}; one before it is used, if any',
+                      file=sys.stderr)
             else:
                 self.check_settings(settings)
                 break
