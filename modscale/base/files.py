@@ -54,7 +54,8 @@ def read_table(
     text:str # CSV text as `DataFrame.to_csv(index=False)` writes it
 ) -> pd.DataFrame: # floats bit for bit as they were
     "Read a stored table without loss."
-    return pd.read_csv(io.StringIO(text), float_precision='round_trip')
+    exact = {} if pd.__version__ >= '3.1' else dict(float_precision='round_trip')   # newer: always, and the option goes
+    return pd.read_csv(io.StringIO(text), **exact)
 
 # %% ../../nbs/base/03_files.ipynb #files-15
 def peak_memory() -> float: # GiB; NaN where the system does not tell
