@@ -54,7 +54,8 @@ def read_table(
     text:str # CSV text as `DataFrame.to_csv(index=False)` writes it
 ) -> pd.DataFrame: # floats bit for bit as they were
     "Read a stored table without loss."
-    exact = {} if pd.__version__ >= '3.1' else dict(float_precision='round_trip')   # newer: always, and the option goes
+    always = tuple(map(int, pd.__version__.split('.')[:2])) >= (3, 1)     # from then on, and the option goes
+    exact = {} if always else dict(float_precision='round_trip')
     return pd.read_csv(io.StringIO(text), **exact)
 
 # %% ../../nbs/base/03_files.ipynb #files-15
