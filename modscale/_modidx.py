@@ -129,6 +129,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'modscale.app.parts.rate_means_table': ('app/parts.html#rate_means_table', 'modscale/app/parts.py'),
                                     'modscale.app.parts.samples_for_targets': ( 'app/parts.html#samples_for_targets',
                                                                                 'modscale/app/parts.py'),
+                                    'modscale.app.parts.samples_of_text': ('app/parts.html#samples_of_text', 'modscale/app/parts.py'),
                                     'modscale.app.parts.scaled': ('app/parts.html#scaled', 'modscale/app/parts.py'),
                                     'modscale.app.parts.seeded': ('app/parts.html#seeded', 'modscale/app/parts.py'),
                                     'modscale.app.parts.sine_part': ('app/parts.html#sine_part', 'modscale/app/parts.py'),

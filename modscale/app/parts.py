@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FIG4B', 'Setup', 'as_it_is', 'Part', 'counts', 'theory_parts', 'seeded', 'scaled', 'one_figure', 'figure_parts',
-           'prediction_study', 'align_parts', 'sine_part', 'samples_for_targets', 'draw_fig2', 'study_parts',
-           'draw_images', 'paper_fig4b', 'image_part', 'rate_means_table', 'image_parts', 'all_parts']
+           'prediction_study', 'align_parts', 'sine_part', 'samples_of_text', 'samples_for_targets', 'draw_fig2',
+           'study_parts', 'draw_images', 'paper_fig4b', 'image_part', 'rate_means_table', 'image_parts', 'all_parts']
 
 # %% ../../nbs/app/00_parts.ipynb #parts-03
 import json
@@ -200,17 +200,22 @@ def sine_part() -> Part:
                         'The true modules are given to the oracle.')
 
 # %% ../../nbs/app/00_parts.ipynb #parts-20
-def samples_for_targets(
-    table:pd.DataFrame # of `fig4_study`
+@cache
+def samples_of_text(
+    text:str # CSV of the table of `fig4_study`
 ) -> pd.DataFrame: # one row an arm, size and target
     "Samples needed for losses of .1 and .01; from a bootstrap, so it is kept."
     from modscale.base.files import read_table
     from modscale.sine import samples_needed, study
-    @cache
-    def needed(text):
-        arms = study.name_arms(read_table(text))
-        return pd.concat([samples_needed.samples_needed(arms, target) for target in (.1, .01)], ignore_index=True)
-    return needed(table.to_csv(index=False))
+    arms = study.name_arms(read_table(text))
+    return pd.concat([samples_needed.samples_needed(arms, target) for target in (.1, .01)], ignore_index=True)
+
+# %% ../../nbs/app/00_parts.ipynb #00_parts-92c416
+def samples_for_targets(
+    table:pd.DataFrame # of `fig4_study`
+) -> pd.DataFrame: # one row an arm, size and target
+    "Samples needed for losses of .1 and .01."
+    return samples_of_text(table.to_csv(index=False))
 
 # %% ../../nbs/app/00_parts.ipynb #parts-21
 def draw_fig2(

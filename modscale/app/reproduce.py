@@ -304,7 +304,7 @@ def reproduce(
     Raises `ValueError` as `check_call`, `RuntimeError` naming the first cell that failed."""
     out = Path(out)
     wanted = check_call(setup, out, only)
-    jobs = 1 if setup.scale == 'smoke' or setup.torch_device != 'cpu' else os.cpu_count() or 1
+    jobs = 1 if setup.torch_device != 'cpu' or only and setup.scale == 'smoke' else os.cpu_count() or 1
     growing = Growing(setup, out, wanted)
     run_sweep([part.sweep(setup) for part in wanted], out, jobs=jobs, progress=progress, retry_failed=True,
               command=f'modscale reproduce --scale {setup.scale}', finished=growing.finished)

@@ -16,6 +16,7 @@ import signal
 import threading
 import time
 import traceback
+import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import (FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor,
@@ -383,7 +384,10 @@ def run_sweep(
     whole('jobs', jobs)
     budget = float(real_above('memory', memory, 0))/jobs
     for study in several: make_groups(study, budget)                    # bad costs are told before anything is written
-    with stoppable(), open_store(out) as store, Call(store, several, jobs, command) as call:
+    with (stoppable(), warnings.catch_warnings(), open_store(out) as store,
+          Call(store, several, jobs, command) as call):
+        # loky takes a worker that has grown for a leak, and says so; torch's first networks make any worker grow
+        warnings.filterwarnings('ignore', message='A worker was restarted')
         groups = [group for study in several for group in missing(call, study, budget, retry_failed)]
         with nullcontext(executor) if executor or not groups else executor_for('processes', jobs) as pool:
             run_groups(call, several, groups, pool, progress, finished)

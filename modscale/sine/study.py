@@ -142,9 +142,9 @@ def families_study(
     return sine_waves('families', sum(each, []))
 
 # %% ../../nbs/sine/03_study.ipynb #27-0194
-SINE_GRID = dict(smoke=dict(m=(5,), n=(400, 2000), seeds=3), quick=dict(m=(5,), n=(400, 2000), seeds=4),
+SINE_GRID = dict(smoke=dict(m=(5,), n=(400, 2000), seeds=2), quick=dict(m=(5,), n=(400, 2000), seeds=4),
                  paper=dict(m=(2, 3, 5, 7, 9), n=(100, 200, 500, 1000, 2000, 5000, 10_000), seeds=10))
-SINE_TRAINING = dict(smoke=dict(steps=800, align_steps=100, align_batch=400, align_rounds=0),
+SINE_TRAINING = dict(smoke=dict(steps=500, align_steps=80, align_batch=400, align_rounds=0),
                      quick=dict(steps=2000, align_steps=75, align_batch=320, align_rounds=1),
                      paper=dict(steps=10_000, align_steps=150, align_batch=1024, align_rounds=25))
 
