@@ -4,6 +4,7 @@ Coverage is started here, because a plain `pytest` has to measure and no file co
 MODSCALE_COVERAGE=0 switches it off.
 """
 import io, os, shutil, subprocess, sys, tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import pytest
 
@@ -12,8 +13,8 @@ measured = pytest.StashKey()
 
 def wanted(config):
     "Measure? Not if asked not to, nothing runs, something else is tracing, or coverage is missing or too old."
-    if os.environ.get('MODSCALE_COVERAGE') == '0' or config.option.collectonly or config.getoption('trace',
-                                                                                                   False): return False
+    if os.environ.get('MODSCALE_COVERAGE') == '0' or config.option.collectonly: return False
+    if config.getoption('trace', False): return False
     if sys.gettrace() or hasattr(config, 'workerinput'): return False
     try: import coverage
     except ImportError: return False
@@ -50,6 +51,19 @@ def pytest_unconfigure(config):
     for k, v in before.items(): os.environ.pop(k, None) if v is None else os.environ.update({k: v})
     folder.cleanup()
 
+@pytest.fixture(scope='session', autouse=True)
+def runs(request):
+    "The selected notebooks, under way from the first test on, beside it: path to the future of its result."
+    chosen = [i for i in request.session.items if getattr(i, 'originalname', '') == 'test_notebook']
+    started, cores = [], os.cpu_count() or 1
+    beside = len(chosen) < len(request.session.items) # then one core is left to the other tests
+    with ThreadPoolExecutor(max(1, cores - 1) if beside else cores) as pool:
+        from test_notebooks import run
+        yield {i.callspec.params['nb']: pool.submit(run, i.callspec.params['nb'], started) for i in chosen}
+        pool.shutdown(wait=False, cancel_futures=True) # after -x or Ctrl-C nothing goes on
+        for p in started:
+            if p.poll() is None: p.kill()
+
 @pytest.fixture
 def run_cli(tmp_path):
     "Run the command line in a process of its own, in an empty folder: `run_cli('theory', '--help', env={...}).stdout`."
@@ -74,6 +88,5 @@ def run_python(tmp_path):
 def checkout(tmp_path):
     "A copy of this checkout, to export, clean and build in; without what git ignores."
     junk = shutil.ignore_patterns('.git', '.venv', '__pycache__', '.*_cache', '.ipynb_checkpoints', '.hypothesis',
-                                  '*.egg-info',
-                                  '_docs', '_proc', 'build', 'dist', 'modscale-out')
+                                  '*.egg-info', '_docs', '_proc', 'build', 'dist', 'modscale-out')
     return Path(shutil.copytree(root, tmp_path/'checkout', ignore=junk))

@@ -1,6 +1,5 @@
-"Every notebook runs, each in a process of its own and within its time. As many run at once as there are cores."
-import os, subprocess, sys, time
-from concurrent.futures import ThreadPoolExecutor
+"Every notebook runs, each in a process of its own and within its time; they start with the first test (conftest.py)."
+import subprocess, sys, time
 import pytest
 
 from structure import notebooks, root, stem
@@ -21,18 +20,6 @@ def run(nb, started):
         return f'{nb.name} took longer than its budget of {limit} s, {"".join(at) or "starting"}', time.monotonic() - t
     error = out or err[-3000:] # a crash leaves nothing on stdout
     return error if p.returncode else '', time.monotonic() - t
-
-@pytest.fixture(scope='session')
-def runs(request):
-    "The selected notebooks, all under way: path to the future of its result."
-    selected = [i.callspec.params['nb'] for i in request.session.items if getattr(i, 'originalname',
-                                                                                  '') == 'test_notebook']
-    started = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield {nb: pool.submit(run, nb, started) for nb in selected}
-        pool.shutdown(wait=False, cancel_futures=True) # after -x or Ctrl-C nothing goes on
-        for p in started:
-            if p.poll() is None: p.kill()
 
 @pytest.mark.parametrize('nb', notebooks, ids=stem)
 def test_notebook(nb, runs):
