@@ -22,7 +22,7 @@ setup(
     author=cfg['author'], author_email=cfg['author_email'], license=cfg['license'], project_urls={'Repository': cfg['git_url']},
     keywords=words('keywords'), classifiers=['Programming Language :: Python :: 3'], python_requires='>=' + cfg['min_python'],
     packages=find_packages(include=[cfg['lib_name'], cfg['lib_name'] + '.*']),
-    package_data={cfg['lib_name'] + '.app': ['*.html']},                               # templates
+    package_data={cfg['lib_name'] + '.app': ['*.html', '*.csv']},                      # the report's template, the claims
     install_requires=words('requirements'),
     extras_require={**{extra: words(f'{extra}_requirements') for extra in extras},
                     'dev': words('dev_requirements') + [name for extra in tested for name in words(f'{extra}_requirements')]},
