@@ -4,7 +4,7 @@ import pytest
 
 from structure import notebooks, root, stem
 
-budget = 240 # seconds, with every core busy and other tests beside
+budget = 300 # seconds, with every core busy and other tests beside
 longer = {} # exceptions: room and name of a notebook, to seconds
 
 def run(nb, started):
