@@ -269,7 +269,7 @@ class Growing:
         with open_store(self.out, write=False) as store: made = store.made(study)
         if made['failed']: return
         write_part(part, part.keep(table), self.out)
-        self.done[part.name] = part_record(part, made, part.version())
+        self.done[part.name] = part_record(part, made, part_versions()[part.name])
         write_run(self.setup, self.done, self.out, time.perf_counter() - self.start, self.before,
                   made['peak_memory_gib'])
         if time.perf_counter() - self.reported > REPORT_SECONDS:
