@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PINV_GRID', 'TRIALS', 'pinv_study', 'pinv_norm', 'pinv_norm_var', 'log_gamma_ratio', 'pinv_tail_law',
-           'sample_by_rows', 'advance', 'sample_by_blocks', 'sample_pinv_norm', 'sample_quantiles', 'PinvEstimate',
-           'estimate_pinv_norm', 'pinv_table', 'simulation_study', 'plot_pinv']
+           'sample_by_rows', 'advance', 'sample_by_blocks', 'sample_pinv_norm', 'sample_quantiles', 'honest_mean',
+           'PinvEstimate', 'estimate_pinv_norm', 'pinv_table', 'simulation_study', 'plot_pinv']
 
 # %% ../../nbs/theory/02_pinv.ipynb #02-003
 from collections.abc import Callable
@@ -155,6 +155,30 @@ def sample_quantiles(
     low, high = (binom.ppf(tail, len(x), q).astype(int) for tail in (.025, .975))
     return pd.DataFrame(dict(level=q, value=np.quantile(x, q), low=padded[low], high=padded[high + 1]))
 
+# %% ../../nbs/theory/02_pinv.ipynb #02_pinv-ecb2a9
+def honest_mean(
+    x, # independent values, shape (size,), 2 or more
+    gap:float, # δ = |N − p| of the fit; infinite where all moments exist
+    variance:float|None=None, # exact variance of one value, where it is known
+) -> dict: # mean, se, median, low, high (of the median, 95 %), trials, note
+    """What the moments that exist allow to say of a sample whose tail is that of ‖R⁺‖²_F (theory/02_pinv, step 7).
+
+    `mean` and `se` are NaN for δ < 4, and for δ < 8 without an exact variance; `note` says why.
+    Raises `ValueError` by argument name."""
+    x = real_above('x', x, -np.inf)
+    if x.ndim != 1 or len(x) < 2: raise ValueError(f'x must be a vector of 2 or more values, got {x=}')
+    note = ''
+    if gap < 8: note = 'exact variance: the fourth moment is infinite'
+    if gap < 8 and variance is None: note = 'quantiles only: the fourth moment is infinite'
+    if gap < 4: note = 'quantiles only: the variance is infinite'
+    if gap < 2: note = 'quantiles only: the mean is infinite'
+    mean, se = float(x.mean()), float(x.std(ddof=1)/len(x)**.5)
+    if note.startswith('exact'): se = float((variance/len(x))**.5)
+    if note.startswith('quantiles'): mean = se = np.nan
+    ends = np.r_[-np.inf, np.sort(x), np.inf]
+    low, high = (float(ends[int(binom.ppf(tail, len(x), .5)) + above]) for tail, above in ((.025, 0), (.975, 1)))
+    return dict(mean=mean, se=se, median=float(np.median(x)), low=low, high=high, trials=len(x), note=note)
+
 # %% ../../nbs/theory/02_pinv.ipynb #02-046
 @dataclass(frozen=True)
 class PinvEstimate:
@@ -178,17 +202,11 @@ def estimate_pinv_norm(
 ) -> PinvEstimate: # the report
     "Simulate ‖R⁺‖²_F and report what its moments allow (theory/02_pinv, step 7). Raises `ValueError` by argument name."
     n, p = single('n', n), single('p', p)
-    size = single('size', size, 2)
-    x, gap = sample_pinv_norm(n, p, size, rng), abs(n - p)
-    mean, se = x.mean(), x.std(ddof=1)/size**.5
+    x = sample_pinv_norm(n, p, single('size', size, 2), rng)
     F, variance = float(pinv_norm(n, p)), float(pinv_norm_var(n, p))
-    note = ''
-    if gap < 8: se, note = (variance/size)**.5, 'exact variance: the fourth moment is infinite'
-    if gap < 4: note = 'quantiles only: the variance is infinite'
-    if gap < 2: note = 'quantiles only: the mean is infinite'
-    if gap < 4: mean = se = np.nan
-    return PinvEstimate(n=n, p=p, size=size, mean=float(mean), se=float(se), exact_mean=F, exact_var=variance,
-                        quantiles=sample_quantiles(x), note=note)
+    said = honest_mean(x, abs(n - p), variance)
+    return PinvEstimate(n=n, p=p, size=len(x), mean=said['mean'], se=said['se'], exact_mean=F, exact_var=variance,
+                        quantiles=sample_quantiles(x), note=said['note'])
 
 # %% ../../nbs/theory/02_pinv.ipynb #02-052
 PINV_GRID = ((50, 10), (100, 50), (300, 200), (100, 88), (100, 94), (100, 97), (100, 99), (100, 100), (100, 101),

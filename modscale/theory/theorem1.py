@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..base.symbols import check, choice, real_above, scalar, seed_sequence, single
-from .pinv import pinv_norm, simulation_study
+from .pinv import honest_mean, pinv_norm, simulation_study
 from .spectrum import eigenvalues, head_trace, spectrum_vector, tail_trace
 
 # %% ../../nbs/theory/03_theorem1.ipynb #03-009
@@ -89,10 +89,13 @@ def min_norm_losses(
 # %% ../../nbs/theory/03_theorem1.ipynb #03-020
 def mean_losses(
     losses:np.ndarray, # train and test loss of each trial, (2, trials)
-) -> dict: # train, train_se, test, test_se, trials
-    "Means over trials, with standard errors and the number of trials."
-    (train, test), (train_se, test_se) = losses.mean(1).tolist(), (losses.std(1, ddof=1)/losses.shape[1]**.5).tolist()
-    return dict(train=train, train_se=train_se, test=test, test_se=test_se, trials=losses.shape[1])
+    gap:float=np.inf, # |dn − p| of the minimum-norm fits; infinite for a ridge
+) -> dict: # train and test, each with _se and _median; trials, note
+    "Means over trials with standard errors, as far as the test loss has them (theory/02_pinv, step 7); medians."
+    train, test = honest_mean(losses[0], np.inf), honest_mean(losses[1], gap)
+    said = {name + end: one[key] for name, one in dict(train=train, test=test).items()
+            for end, key in {'': 'mean', '_se': 'se', '_median': 'median'}.items()}
+    return said | dict(trials=test['trials'], note=test['note'])
 
 # %% ../../nbs/theory/03_theorem1.ipynb #03_theor-afc4ff
 def chunks(
