@@ -6,9 +6,9 @@ from scipy import stats
 from modscale.theory.loss_law import (check_sizes, log_loss_moments, loss_quantile, loss_sf, sample_losses,
     sample_study, square_traces)
 from modscale.theory.paper_figures import fig2_errors, fig2_table, fig3_errors, fig3_table
-from modscale.theory.planner import (cheapest_samples, coverage_table, fit_spectrum, optimal_p, plan, predict,
-                                     read_losses,
-    sample_complexity, synthetic_losses)
+from modscale.theory.planner import fit_spectrum, plan, predict, read_losses, synthetic_losses
+from modscale.theory.planner_study import coverage_table
+from modscale.theory.samples import cheapest_samples, optimal_p, sample_complexity
 from modscale.theory.ridge import fixed_point, optimal_ridge, predict_ridge_loss, ridge_loss
 from modscale.theory.spectrum import head_trace, tail_trace
 from modscale.theory.theorem1 import predict_loss, theorem1

@@ -132,7 +132,7 @@ def one_figure(
 # %% ../../nbs/app/00_parts.ipynb #parts-15
 def figure_parts() -> list[Part]:
     "The paper's predicted curves, Theorem 2 on real features, and the planner's study."
-    from modscale.theory import paper_figures, planner, theorem2
+    from modscale.theory import paper_figures, planner_study, theorem2
     def figure(name, title, paper, plot):
         return Part(name=name, title=title, paper=paper, study=partial(prediction_study, name),
                     draw=one_figure(name, plot),
@@ -154,8 +154,8 @@ def figure_parts() -> list[Part]:
                paper_figures.plot_fig3),
         Part(name='plan', title='The planner: do its intervals hold?', paper='The paper fits c and Ω to losses, '
                                                                              'without errors.',
-             study=seeded(planner.plan_study), draw=one_figure('plan', planner.plot_coverage),
-             digest=planner.summarise_coverage,
+             study=seeded(planner_study.plan_study), draw=one_figure('plan', planner_study.plot_coverage),
+             digest=planner_study.summarise_coverage,
              caption='Shares of simulated studies whose interval holds the truth; bars: two standard errors.')]
 
 # %% ../../nbs/app/00_parts.ipynb #parts-16

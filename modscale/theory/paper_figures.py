@@ -15,7 +15,7 @@ from ..base.drawing import COLOURS
 from ..base.study import Study, table_study
 from ..base.symbols import choice
 from .loss_law import loss_quantile
-from .planner import cheapest_samples, sample_complexity
+from .samples import cheapest_samples, sample_complexity
 from .spectrum import head_trace, tail_trace
 from .theorem1 import predict_loss
 
