@@ -136,7 +136,7 @@ class Plan:
     m:tuple[int, ...] = () # input dimensions to plan for; none: those of the file and the next two
     p:tuple[float, ...] = () # network sizes to plan for, whole; none: those of the file
     p_scale:float|None = None # fix effective over counted parameters; None: estimate it
-    noise:float = 0. # variance of the label noise in the measured losses
+    noise:float|None = None # variance of the label noise in the measured losses; None: estimate it
     K:int = 1 # aligned modules of the networks; m is then the dimension of one
     figure:Figure = None # draw a figure too (.png, .svg or .pdf)
     json:bool = False # print JSON: null is infinite, what is not computed or does not exist is left out
@@ -144,11 +144,11 @@ class Plan:
     def __call__(self):
         from modscale.theory.planner import fit_spectrum, plan, plot_plan
         losses = self.checked_losses()
-        fit = fit_spectrum(losses, self.p_scale, K=self.K, noise=self.noise)
+        fit = fit_spectrum(self.losses, self.p_scale, K=self.K, noise=self.noise)
         dims = self.m or [*sorted(losses.m.unique().astype(int)), int(losses.m.max()) + 1, int(losses.m.max()) + 2]
         table = plan(fit, self.target, dims, self.p or sorted(losses.p.unique()))
         if not self.json: print(fit, f'\nsamples for a test loss of {self.target:g} (infinite: out of reach):\n')
-        head = {name: getattr(fit, name) for name in ('K', 'noise', 'spread', 'rows', 'level', 'notes')}
+        head = {name: getattr(fit, name) for name in ('K', 'spread', 'rows', 'level', 'notes')}
         head['fit'] = {name: dict(value=getattr(fit, name), low=a, high=b) for name, (a, b) in fit.intervals.items()}
         print_table(table, self.json, complete=False, target=self.target, **head)
         if self.figure: save_figure(plot_plan(losses, fit, table, self.target), self.figure)

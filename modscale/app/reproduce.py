@@ -24,7 +24,7 @@ from .claims import claims_table, part_versions, read_run
 from .parts import FIG4B, Part, Setup, all_parts, counts
 from ..base.files import write_whole
 from ..base.study import Study
-from ..base.summary import geometric, mean_text
+from ..base.summary import geometric, largest_expected, mean_text
 from ..base.symbols import choice
 from ..lab.store import open_store, read_status
 from ..lab.sweep import run_sweep
@@ -122,11 +122,11 @@ def theory_sentence(
     "How well the formulas agree with simulation."
     row = claims.loc['theory.max_dev_se']
     if row.verdict == 'not run': return ''
-    return (f'The formulas of F, of Theorems 1 and 2 and of one run’s loss agree with simulation: of '
-            f'{row["count"]:.0f} comparisons '
-            f'the largest deviation is {row.ours:.1f} standard errors.' if row.verdict == 'met' else
-            f'The formulas deviate from simulation by up to {row.ours:.1f} standard errors in {row["count"]:.0f} '
-            f'comparisons.')
+    expected = largest_expected(int(row['count']))
+    said = (f'of {row["count"]:.0f} independent comparisons the largest deviation is {row.ours:.1f} standard errors, '
+            f'where chance alone makes it {expected:.1f} on the median')
+    return (f'The formulas of F, of Theorems 1 and 2 and of one run’s loss agree with simulation: {said}.'
+            if row.verdict == 'met' else f'The formulas deviate from simulation: {said}.')
 
 # %% ../../nbs/app/02_reproduce.ipynb #32-0272
 def sine_sentence(

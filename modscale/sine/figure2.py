@@ -41,10 +41,11 @@ def fig2_study(
 # %% ../../nbs/sine/05_figure2.ipynb #29-008
 def spectrum_table(
     table:pd.DataFrame # rows of the study of Figure 2
-) -> pd.DataFrame: # columns n, p, m, train_loss, test_loss, and samples, k, seed
-    "The study's losses as `fit_spectrum` wants them."
-    p = perceptron_parameters(1, table.width, table.depth)
-    return table[['m', 'k', 'seed', 'train_loss', 'test_loss']].assign(n=table.n - table.n//5, p=p, samples=table.n)
+) -> pd.DataFrame: # columns n, p, m, train_loss, test_loss, and samples, k, seed, group (the task)
+    "The study's losses as `fit_spectrum` wants them: runs of one task are one group."
+    p, group = perceptron_parameters(1, table.width, table.depth), table.groupby(['m', 'k', 'seed']).ngroup()
+    rows = table[['m', 'k', 'seed', 'train_loss', 'test_loss']]
+    return rows.assign(n=table.n - table.n//5, p=p, samples=table.n, group=group)
 
 # %% ../../nbs/sine/05_figure2.ipynb #29-010
 def clustered_se(

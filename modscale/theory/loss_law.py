@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LAW_GRID', 'loss_law_study', 'check_sizes', 'sample_losses', 'simulate_task', 'fitted_sf', 'fitted_quantile',
            'double_exponential', 'sum_sf', 'loss_sf', 'sum_quantile', 'loss_quantile', 'loss_law_table',
-           'square_traces', 'sample_study', 'normal_nodes', 'log_loss_moments', 'plot_loss_law']
+           'square_traces', 'sample_tasks', 'sample_study', 'normal_nodes', 'log_loss_moments', 'plot_loss_law']
 
 # %% ../../nbs/theory/05_loss_law.ipynb #05-003
 from functools import cache, partial
@@ -256,6 +256,27 @@ def square_traces(
     tail = interpolate(np.concatenate([squares[..., ::-1].cumsum(-1)[..., ::-1], none], -1))
     return head + np.where(p > terms, rest(terms) - rest(np.maximum(p, terms)), 0.), tail + rest(np.maximum(p, terms))
 
+# %% ../../nbs/theory/05_loss_law.ipynb #05-0305
+def sample_tasks(
+    p, # effective parameters, broadcasts
+    m, # input dimension, broadcasts
+    Omega:float, # growth of the effective dimension
+    c:float=1., # variance of the target
+    rng:np.random.Generator|int=0, # source of randomness, or a seed
+) -> tuple[np.ndarray, np.ndarray]: # T₁ and T₂ of a fresh task for each entry
+    "Variances of tasks with the paper's law (theory/05_loss_law, step 6). Raises `ValueError` by argument name."
+    rng, (p, m) = generator('rng', rng), np.broadcast_arrays(p, m)
+    squares, traces = square_traces(p, m, Omega, c), [trace(p, m, Omega, c) for trace in (head_trace, tail_trace)]
+    i = np.arange(1, 31)
+    lam = np.where(i <= p[..., None], eigenvalues(i, m[..., None], Omega, c), 0.)
+    def gamma(mean, square):
+        k = mean**2/(2*square)
+        # no variance left: its mean
+        return mean*np.where(k < 1e100, rng.standard_gamma(np.where(k < 1e100, k, 0.))/k, 1.)
+    with np.errstate(divide='ignore', invalid='ignore', over='ignore'):
+        rest = np.where(p > 30, traces[0] - lam.sum(-1), 0.), np.where(p > 30, squares[0] - (lam**2).sum(-1), 0.)
+        return (lam*rng.standard_normal(lam.shape)**2).sum(-1) + gamma(*rest), gamma(traces[1], squares[1])
+
 # %% ../../nbs/theory/05_loss_law.ipynb #05-031
 def sample_study(
     n, # training samples, broadcasts
@@ -269,21 +290,8 @@ def sample_study(
 
     Raises `ValueError` by argument name."""
     rng = generator('rng', rng)
-    shape = np.broadcast(n, p, m).shape
-    # before n repeats each p and m
-    squares = [np.broadcast_to(v, shape) for v in square_traces(p, m, Omega, c)]
-    traces = [np.broadcast_to(trace(p, m, Omega, c), shape) for trace in (head_trace, tail_trace)]
-    p, m = np.broadcast_to(p, shape), np.broadcast_to(m, shape)
-    i = np.arange(1, 31)
-    lam = np.where(i <= p[..., None], eigenvalues(i, m[..., None], Omega, c), 0.)
-    def gamma(mean, square):
-        k = mean**2/(2*square)
-        # no variance left: its mean
-        return mean*np.where(k < 1e100, rng.standard_gamma(np.where(k < 1e100, k, 0.))/k, 1.)
-    with np.errstate(divide='ignore', invalid='ignore', over='ignore'):
-        rest = np.where(p > 30, traces[0] - lam.sum(-1), 0.), np.where(p > 30, squares[0] - (lam**2).sum(-1), 0.)
-        T1, T2 = (lam*rng.standard_normal(lam.shape)**2).sum(-1) + gamma(*rest), gamma(traces[1], squares[1])
-    return sample_losses(n, p, T1, T2, rng=rng)
+    n, p, m = np.broadcast_arrays(n, p, m)
+    return sample_losses(n, p, *sample_tasks(p, m, Omega, c, rng), rng=rng)
 
 # %% ../../nbs/theory/05_loss_law.ipynb #05_loss_-5bcb00
 @cache
