@@ -1016,6 +1016,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'modscale/theory/paper_figures.py'),
                                                'modscale.theory.paper_figures.figure_study': ( 'theory/paper_figures.html#figure_study',
                                                                                                'modscale/theory/paper_figures.py'),
+                                               'modscale.theory.paper_figures.fitted_range': ( 'theory/paper_figures.html#fitted_range',
+                                                                                               'modscale/theory/paper_figures.py'),
                                                'modscale.theory.paper_figures.paper_fig3': ( 'theory/paper_figures.html#paper_fig3',
                                                                                              'modscale/theory/paper_figures.py'),
                                                'modscale.theory.paper_figures.plot_fig1': ( 'theory/paper_figures.html#plot_fig1',
