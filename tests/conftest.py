@@ -1,7 +1,7 @@
 """Coverage of the library over tests and notebooks together, and the fixtures that start processes.
 
-Coverage is started here, because a plain `pytest` has to measure and no file configures pytest.
-MODSCALE_COVERAGE=0 switches it off.
+MODSCALE_COVERAGE=1 measures the coverage of tests, notebooks and the processes that they start. It is off otherwise, for
+tracing every line of Python takes as long again as running it.
 """
 import io, os, shutil, subprocess, sys, tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +12,8 @@ root = Path(__file__).resolve().parents[1]
 measured = pytest.StashKey()
 
 def wanted(config):
-    "Measure? Not if asked not to, nothing runs, something else is tracing, or coverage is missing or too old."
-    if os.environ.get('MODSCALE_COVERAGE') == '0' or config.option.collectonly: return False
+    "Measure? If asked to, but not if nothing runs, something else is tracing, or coverage is missing or too old."
+    if os.environ.get('MODSCALE_COVERAGE') != '1' or config.option.collectonly: return False
     if config.getoption('trace', False): return False
     if sys.gettrace() or hasattr(config, 'workerinput'): return False
     try: import coverage

@@ -1,13 +1,15 @@
 "Ridge, the law of one run and the planner as properties: limits, monotonicity, identities, errors with names."
 import json
-import numpy as np, pytest
+import numpy as np, pandas as pd, pytest
 from hypothesis import assume, given, settings, strategies as st
 from scipy import stats
 from modscale.theory.loss_law import (check_sizes, log_loss_moments, loss_quantile, loss_sf, sample_losses,
     sample_study, square_traces)
 from modscale.theory.paper_figures import fig2_errors, fig2_table, fig3_errors, fig3_table
-from modscale.theory.planner import fit_spectrum, plan, predict, read_losses, synthetic_losses
-from modscale.theory.planner_study import coverage_table
+from modscale.theory.planner import (fit_spectrum, interval_ends, plan, predict, predict_runs, read_losses,
+                                     synthetic_losses)
+from modscale.theory.planner_study import (DESIGNS, compare_laws, coverage_table, draw_study, fit_chinchilla,
+                                           fit_projected, summarise_coverage, terms)
 from modscale.theory.samples import cheapest_samples, optimal_p, sample_complexity
 from modscale.theory.ridge import fixed_point, optimal_ridge, predict_ridge_loss, ridge_loss
 from modscale.theory.spectrum import head_trace, tail_trace
@@ -132,6 +134,74 @@ def test_one_wild_run_does_not_move_the_fit(losses, fit):
     wild = losses.copy()
     wild.loc[wild.test_loss.idxmin(), 'test_loss'] *= 1000
     assert abs(fit_spectrum(wild).Omega/fit.Omega - 1) < .02
+
+def test_copies_and_repeats_are_no_new_runs(losses, fit):
+    copied = fit_spectrum(pd.concat([losses, losses, losses], ignore_index=True))
+    assert copied.intervals == fit.intervals and copied.rows == 80 and 'copies' in copied.notes[0]
+    rng = np.random.default_rng(0)
+    repeated = pd.concat([losses.assign(test_loss=losses.test_loss*np.exp(1e-6*rng.standard_normal(80)))
+                          for _ in range(3)], ignore_index=True)
+    again = fit_spectrum(repeated)
+    for name in ('c', 'Omega', 'p_scale'):
+        width, once = (one.intervals[name][1] - one.intervals[name][0] for one in (again, fit))
+        assert .9 < width/once < 1.5
+    alone = fit_spectrum(repeated.assign(group=range(240)))       # told that they are independent, it believes it
+    assert np.ptp(alone.intervals['Omega']) < .8*np.ptp(again.intervals['Omega'])
+
+def test_noise_that_nobody_declared_is_found():
+    noisy = synthetic_losses(1.57, 1.15, .85, seed=3, noise=.1)
+    found, denied = fit_spectrum(noisy), fit_spectrum(noisy, noise=0.)
+    assert found.intervals['noise'][0] < .1 < found.intervals['noise'][1] and found.noise == pytest.approx(.1, rel=.1)
+    assert found.intervals['Omega'][0] < 1.57 < found.intervals['Omega'][1] < denied.intervals['Omega'][0]
+    assert denied.intervals['noise'] == (0, 0)
+
+def test_one_sided_scatter_is_allowed_for():
+    late = synthetic_losses(1.57, 1.15, .85, seed=4, undertrained=.2)
+    c = fit_spectrum(late)
+    assert c.covariance[0, 0] > .25*c.spread**2 and c.intervals['c'][0] < 1.15 < c.intervals['c'][1]
+
+def test_levels_nest_and_draws_have_the_intervals(fit):
+    narrow, wide = interval_ends(fit, .5), interval_ends(fit, .95)
+    drawn = fit.draw(40_000, 1)
+    for name in ('c', 'Omega', 'p_scale'):
+        assert wide[name][0] < narrow[name][0] < getattr(fit, name) < narrow[name][1] < wide[name][1]
+        inside = np.mean((drawn[name] >= wide[name][0]) & (drawn[name] <= wide[name][1]))
+        assert inside == pytest.approx(.95, abs=4*(.95*.05/40_000)**.5)
+
+def test_a_band_of_runs_holds_them(fit):
+    new = synthetic_losses(1.4, .7, .9, runs=300, seed=6)
+    for level in (.5, .95):
+        band = predict_runs(fit, new.n, new.p, new.m, level)
+        assert (band.low < band.typical).all() and (band.typical < band.high).all()
+        share = new.test_loss.between(band.low, band.high).mean()
+        assert level - .1 < share < level + .1
+    few = fit_spectrum(synthetic_losses(1.4, .7, .9, runs=5, seed=5))
+    if few.notes: assert (predict_runs(few, 100, 97, 5).high == np.inf).all()
+
+def test_no_two_designs_share_their_random_numbers():
+    some = [draw_study(design, draw)[1].train_loss.round(12) for design in DESIGNS for draw in range(2)]
+    for i, a in enumerate(some):
+        assert all(len(set(a) & set(b) - {0.}) == 0 for b in some[:i])
+
+def test_coverage_has_binomial_intervals_that_never_vanish():
+    table = coverage_table('denied', 2)
+    assert not table[table.constant == 'Omega'].held95.any()      # what the check is there to see
+    rows = summarise_coverage(table)
+    assert (rows.held95_high - rows.held95_low > .5).all() and set(rows.constant) == {'c', 'Omega', 'p_scale'}
+
+@pytest.mark.parametrize('fit_peer', [fit_chinchilla, fit_projected])
+def test_other_laws_find_their_own_constants(fit_peer):
+    rng = np.random.default_rng(1)
+    runs = pd.DataFrame(dict(n=rng.choice([100, 1000, 10_000], 60), p=rng.choice([97, 1153, 5377], 60),
+                             m=rng.integers(2, 9, 60)))
+    theta = np.r_[np.log([.1, 5., 3., .4, .6]), np.zeros(5)]
+    runs['test_loss'] = np.exp(terms(theta, runs))
+    assert np.allclose(fit_peer(runs, 'constant')(runs.assign(m=9)), terms(theta, runs), atol=.01)
+
+def test_the_planner_wins_on_its_own_law():
+    losses = draw_study('law', 7)[1]
+    error = pd.DataFrame(compare_laws(losses[losses.m < 9], losses[losses.m == 9])).set_index('method').error
+    assert error['planner'] < .06 and error['planner'] < error[['chinchilla', 'variable projection']].min()
 
 def test_a_file_and_a_frame_are_the_same(losses, fit, tmp_path):
     losses.to_csv(tmp_path/'losses.csv', index=False)

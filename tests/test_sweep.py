@@ -464,7 +464,7 @@ if os.geteuid() == 0: os.setuid(65534)                              # for root n
 with open_store(out, write=False) as opened: print(len(opened.table(demo_study())), status(out)['done'])
 try: sweep(demo_study(), out)
 except OSError as e: print(e)'''
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir='/tmp') as folder: # a private $TMPDIR would hide it from that user
         shutil.copytree(out, folder, dirs_exist_ok=True)
         for f in Path(folder).iterdir(): f.chmod(0o444)
         Path(folder).chmod(0o555)
