@@ -57,7 +57,7 @@ def test_limits_of_Theorem_1(m, Omega, c, p, d):
     train, test = predict_loss(1e15, p, m, Omega, c, d)                           # n → ∞: each output's tail is left
     tail = d*float(tail_trace(p, m, Omega, c))
     assert float(train) == pytest.approx(tail, rel=1e-9) and float(test) == pytest.approx(tail, rel=1e-9)
-    assert predict_loss(p, 1e12, m, Omega, c, d)[1] == pytest.approx(d*c, rel=1e-6)  # p → ∞, fixed n: nothing is learned
+    assert predict_loss(p, 1e12, m, Omega, c, d)[1] == pytest.approx(d*c, rel=1e-6)  # p → ∞: nothing is learned
     assert predict_loss(1e15, p, 0, Omega, c, d)[1] == pytest.approx(d*c/(p + 1), rel=1e-9)
 
 @fixed
