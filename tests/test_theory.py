@@ -113,6 +113,12 @@ def test_what_is_no_whole_number(value):
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         with pytest.raises(ValueError, match='^x must be .* got x='): real_above('x', value, 0)
 
+def test_the_headline_of_Theorem_1_has_its_assumption():
+    "Without the whitened norm the theorem is wrong (theory/03_theorem1, Where it is not exact)."
+    headline = next(line for line in ''.join(cells(root/'nbs/theory/03_theorem1.ipynb')[0]['source']).splitlines()
+                    if line.startswith('> '))
+    assert 'whitened' in headline
+
 # simulations
 def test_the_table_agrees_with_the_theory_at_sizes_outside_the_grid():
     table = theorem1_table(300, 1, [(25, 10, 1, .1, 'power'), (6, 40, 2, 0., 'isotropic'), (30, 15, 1, 0., 'paper'),

@@ -81,7 +81,7 @@ def judge_deviations(
     return pd.Series(dict(count=z.size, largest=abs(z).max(), expected=largest_expected(z.size),
                           limit=largest_expected(z.size, level), pvalue=stats.chi2.sf(z @ z, z.size)))
 
-# %% ../../nbs/base/04_summary.ipynb #04_summa-7ce9c2
+# %% ../../nbs/base/04_summary.ipynb #04_summa-216df5
 def detectable(
     errors, # standard errors of independent comparisons; those that are missing (NaN) or 0 do not count
     power:float=.9, # probability to refuse the table

@@ -46,7 +46,7 @@ def predict_loss(
     p, # (effective) parameters, positive, broadcasts
     m, # input dimension of the task, broadcasts
     Omega, # growth of the effective dimension, broadcasts
-    c=1., # variance of the target, broadcasts
+    c=1., # variance of one output of the target, broadcasts
     d=1, # outputs, broadcasts
     noise=0., # variance of the label noise, broadcasts
 ) -> tuple[np.ndarray, np.ndarray]: # train and test loss
