@@ -4,7 +4,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings, strategies as st
-from modscale.theory.pinv import (advance, estimate_pinv_norm, pinv_norm, pinv_norm_var, pinv_table,
+from modscale.base.summary import judge_deviations
+from modscale.theory.pinv import (advance, estimate_pinv_norm, honest_mean, pinv_norm, pinv_norm_var, pinv_table,
     pinv_tail_law, plot_pinv, sample_by_blocks, sample_by_rows, sample_pinv_norm, sample_quantiles)
 
 fixed = settings(derandomize=True, deadline=None, max_examples=60)
@@ -93,6 +94,23 @@ def test_there_is_no_mean_where_none_can_be_trusted():
     assert report.exact_mean == 20 and report.exact_var == np.inf and 'variance' in report.note
     assert np.isnan(report.mean)
     assert len(plot_pinv(table).axes) == 2
+
+@fixed
+@given(gap=st.one_of(st.floats(0, 12), st.just(np.inf)), known=st.booleans(), seed=seeds)
+def test_a_mean_is_said_only_where_its_error_is_known(gap, known, seed):
+    x = np.random.default_rng(seed).exponential(size=50)
+    said = honest_mean(x, gap, 4. if known else None)
+    allowed = gap >= 8 or (known and gap >= 4)
+    assert np.isnan(said['mean']) != allowed and np.isnan(said['se']) != allowed and (said['note'] == '') == (gap >= 8)
+    assert said['low'] <= said['median'] <= said['high'] and said['trials'] == 50
+    if 4 <= gap < 8 and known: assert said['se'] == pytest.approx((4/50)**.5)
+
+def test_F_agrees_with_a_table_whose_rows_are_independent():
+    table = pinv_table(1000, 5)
+    judged = judge_deviations(table.dev_se)
+    assert judged['count'] == 12 and judged.largest < judged.limit and judged.pvalue > .001
+    same = pinv_table(200, 0, [(20, 40)]*2)                                      # a setting has draws of its own
+    assert same['mean'].nunique() == 2
 
 @pytest.mark.parametrize('p', [20, 22])
 def test_the_tail_holds_where_it_is_reached(p):

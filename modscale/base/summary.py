@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['summarise', 'geometric', 'mean_text', 'means_table', 'six_digits', 'largest_expected', 'judge_deviations',
-           'share_interval', 'say']
+           'detectable', 'share_interval', 'say']
 
 # %% ../../nbs/base/04_summary.ipynb #summary-03
 import numpy as np
@@ -80,6 +80,21 @@ def judge_deviations(
     if not z.size: raise ValueError(f'deviations must hold a number, got deviations={deviations!r}')
     return pd.Series(dict(count=z.size, largest=abs(z).max(), expected=largest_expected(z.size),
                           limit=largest_expected(z.size, level), pvalue=stats.chi2.sf(z @ z, z.size)))
+
+# %% ../../nbs/base/04_summary.ipynb #04_summa-216df5
+def detectable(
+    errors, # standard errors of independent comparisons; those that are missing (NaN) or 0 do not count
+    power:float=.9, # probability to refuse the table
+    level:float=.001, # p-value below which it is refused
+) -> float: # in the unit of `errors`
+    "The smallest error common to all comparisons that the χ² of `judge_deviations` finds (base/04_summary)."
+    from scipy import optimize, stats
+    e = np.asarray(errors, float)
+    e = e[e > 0]
+    if not e.size: raise ValueError(f'errors must hold a positive number, got errors={errors!r}')
+    bound = stats.chi2.isf(level, e.size)
+    def excess(root): return stats.ncx2.sf(bound, e.size, root**2) - power
+    return float(optimize.brentq(excess, 1e-9, 2*bound**.5 + 10)/(e**-2).sum()**.5)
 
 # %% ../../nbs/base/04_summary.ipynb #04_summa-3f2851
 def share_interval(

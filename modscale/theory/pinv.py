@@ -94,17 +94,17 @@ def advance(
     total:np.ndarray, # its sum so far, shape (size,)
 ) -> tuple[np.ndarray, np.ndarray]: # both after these rows
     "c ← (1 + h c)/g and total ← total + c for all rows, by composing neighbours (theory/02_pinv, step 5)."
-    C, even = 1/g, slice(0, None, 2)
+    v, even = 1/g, slice(0, None, 2)
     odd = slice(1, None, 2)
-    A = h*C
-    S0, S1 = C, A
-    while len(A):
-        if len(A) % 2:
-            total, c = total + S0[0] + S1[0]*c, A[0]*c + C[0]
-            A, C = A[1:], C[1:]
+    u = h*v
+    S0, S1 = v, u
+    while len(u):
+        if len(u) % 2:
+            total, c = total + S0[0] + S1[0]*c, u[0]*c + v[0]
+            u, v = u[1:], v[1:]
             S0, S1 = S0[1:], S1[1:]
-        S0, S1 = S0[even] + S1[odd]*C[even] + S0[odd], S1[even] + S1[odd]*A[even]
-        A, C = A[odd]*A[even], A[odd]*C[even] + C[odd]
+        S0, S1 = S0[even] + S1[odd]*v[even] + S0[odd], S1[even] + S1[odd]*u[even]
+        u, v = u[odd]*u[even], u[odd]*v[even] + v[odd]
     return c, total
 
 # %% ../../nbs/theory/02_pinv.ipynb #02-031
@@ -257,12 +257,13 @@ def plot_pinv(
     left.errorbar(mean.p, mean['mean'], 2*mean.se, fmt='o', ms=4, color='k', label='simulated mean ± 2 s.e.')
     near = one[one['mean'].isna()]
     left.plot(near.p, near['median'], 'v', color='C3', label='median (no honest mean)')
-    left.set(yscale='log', ylim=(.04, None), xlabel='p (n = 100)', ylabel=r'$E\Vert R^+\Vert_F^2$')
+    left.set(yscale='log', ylim=(.04, None), xlabel='p (n = 100)', ylabel=r'$\Vert R^+\Vert_F^2$, mean or median')
     left.legend(frameon=False, fontsize=8, loc='lower center')
     known = table[table.dev_se.notna()]
-    right.axhspan(-2, 2, color='0.9')
+    right.axhspan(-2, 2, color='0.9', label='± 2 s.e.')
     right.plot(range(len(known)), known.dev_se, 'ko', ms=4)
     right.set_xticks(range(len(known)), [f'{n}, {p}' for n, p in zip(known.n, known.p)], rotation=90, fontsize=7)
     right.set(ylabel='simulation − F\n(standard errors)', xlabel='n, p')
+    right.legend(frameon=False, fontsize=8)
     fig.tight_layout()
     return fig

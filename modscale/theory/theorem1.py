@@ -46,7 +46,7 @@ def predict_loss(
     p, # (effective) parameters, positive, broadcasts
     m, # input dimension of the task, broadcasts
     Omega, # growth of the effective dimension, broadcasts
-    c=1., # variance of the target, broadcasts
+    c=1., # variance of one output of the target, broadcasts
     d=1, # outputs, broadcasts
     noise=0., # variance of the label noise, broadcasts
 ) -> tuple[np.ndarray, np.ndarray]: # train and test loss
@@ -167,23 +167,25 @@ def compare(
     train:float, # the formula's training loss
     test:float, # the formula's test loss
 ) -> list[dict]: # two rows, for training and test loss
-    "A formula against its simulation, with the deviation in standard errors; a loss of exactly 0 must be below 1e-9."
+    """A formula against its simulation, with the deviation in standard errors.
+
+    A loss of exactly 0 has no error to divide by: its deviation is missing, or infinite if the loss is above 1e-9."""
     rows = []
     for loss, theory in (('train', float(train)), ('test', float(test))):
         value, se = simulated[loss], simulated[f'{loss}_se']
         if theory and se: dev = (value - theory)/se
-        else: dev = 0. if abs(value - theory) < 1e-9 else np.inf  # there is no error to divide by
+        else: dev = np.nan if abs(value - theory) < 1e-9 else np.inf
         row = dict(trials=simulated['trials'], loss=loss, theory=theory, simulated=value, se=se, dev_se=dev)
         rows.append(setting | row)
     return rows
 
 # %% ../../nbs/theory/03_theorem1.ipynb #03-028
 def theorem1_table(
-    trials:int, # simulated tasks for each setting
+    trials:int, # simulated tasks for each row
     seed:int=0, # of the simulation
     settings=THEOREM1_GRID, # tuples (n, p, d, label noise, name of the spectrum)
     row:int|None=None, # number of the one setting to simulate; None: all
-) -> pd.DataFrame: # two rows a setting
+) -> pd.DataFrame: # two rows a setting, from draws of their own
     """Theorem 1 against simulation, p + 40 eigenvalues. Raises `ValueError` by argument name.
 
     Columns n, p, d, noise, spectrum, trials, loss, theory, simulated, se, dev_se."""
@@ -191,14 +193,16 @@ def theorem1_table(
     for i, (n, p, d, noise, name) in enumerate(settings):
         if row not in (None, i): continue
         lam = named_spectrum(name, p + 40)
-        simulated = mean_losses(simulate_theorem1(n, p, lam, d, trials, [seed, i], noise=noise))
-        rows += compare(dict(n=n, p=p, d=d, noise=noise, spectrum=name), simulated,
-                        *theorem1(n, p, lam[:p].sum(), lam[p:].sum(), d, noise))
+        train, test = theorem1(n, p, lam[:p].sum(), lam[p:].sum(), d, noise)
+        losses = simulate_theorem1(n, p, lam, d, trials, [seed, i, 1], noise=noise)
+        if train: losses[0] = simulate_theorem1(n, p, lam, d, trials, [seed, i, 0], noise=noise)[0]
+        setting = dict(n=n, p=p, d=d, noise=noise, spectrum=name)
+        rows += compare(setting, mean_losses(losses, abs(d*n - p)), train, test)
     return pd.DataFrame(rows)
 
 # %% ../../nbs/theory/03_theorem1.ipynb #03_theor-7f3ed4
 # of a scale and a seed
-theorem1_study = partial(simulation_study, 'theorem1', theorem1_table, len(THEOREM1_GRID), 7e-3)
+theorem1_study = partial(simulation_study, 'theorem1', theorem1_table, len(THEOREM1_GRID), 1.1e-2)
 
 # %% ../../nbs/theory/03_theorem1.ipynb #03-036
 def plot_theorem1(
@@ -215,7 +219,8 @@ def plot_theorem1(
     left.loglog(ends, ends, '-', color='0.6', lw=1, zorder=0, label='theory')
     left.set(xlabel='theory', ylabel='simulation (± 2 s.e.)')
     left.legend(frameon=False)
-    right.axhspan(-2, 2, color='0.9', zorder=0)
+    right.axhspan(-2, 2, color='0.9', zorder=0, label='± 2 s.e.')
+    right.legend(frameon=False)
     right.set(xlabel='row of the table', ylabel='simulation − theory\n(standard errors)')
     fig.tight_layout()
     return fig
@@ -228,6 +233,7 @@ def plot_double_descent(
     "Losses against n: theory as lines, simulation as points with two standard errors; one panel a spectrum."
     import matplotlib.pyplot as plt
     rows = table[(table.p == p) & (table.d == 1) & (table.noise == 0)]
+    called = dict(power='power-law')
     names = [s for s, group in rows.groupby('spectrum', sort=False) if group.n.nunique() > 2]
     fig, axes = plt.subplots(1, len(names), figsize=(4.2*len(names), 3.2), sharey=True, squeeze=False)
     n = np.r_[np.geomspace(rows.n.min(), p - 1.01, 200), p, np.geomspace(p + 1.01, rows.n.max(), 200)]
@@ -239,7 +245,7 @@ def plot_double_descent(
             ax.errorbar(points.n, points.simulated, 2*points.se, fmt='o', ms=4, color=colour,
                         label='simulation ± 2 s.e.')
         ax.axvline(p, color='0.8', lw=1, zorder=0)
-        ax.set(xscale='log', ylim=(-.05, 3.8), xlabel='samples n', title=f'{name} spectrum, p = {p}')
+        ax.set(xscale='log', ylim=(-.05, 3.8), xlabel='samples n', title=f'{called.get(name, name)} spectrum, p = {p}')
     axes[0, 0].set_ylabel('loss / c')
     axes[0, 0].legend(frameon=False, fontsize=8)
     fig.tight_layout()
