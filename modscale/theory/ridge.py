@@ -197,7 +197,7 @@ def draw_ridge_losses(
         ax.errorbar(points.n, points.simulated, 2*points.se, fmt='o', ms=4, color=colour)
     ax.set(xscale='log', ylim=(0, 1.5), xlabel=f'samples n (p = {p}, paper’s law, m = 3)', ylabel='test loss / c')
 
-# %% ../../nbs/theory/04_ridge.ipynb #04_ridge-4c7879
+# %% ../../nbs/theory/04_ridge.ipynb #04_ridge-a0bc82
 def draw_ridge_errors(
     ax, # matplotlib axes
     table:pd.DataFrame, # from `ridge_table`
@@ -214,7 +214,7 @@ def draw_ridge_errors(
     ax.axhline(0, color='0.7', lw=1, zorder=0)
     ax.set(xscale='log', xlabel='predicted test loss', ylabel='simulated / predicted − 1\n(%, ± 2 s.e.)')
 
-# %% ../../nbs/theory/04_ridge.ipynb #04_ridge-5ace5b
+# %% ../../nbs/theory/04_ridge.ipynb #04_ridge-4da03e
 def plot_ridge(
     table:pd.DataFrame, # from `ridge_table`
     p:int=50, # features of the model; the rows of the table with that many are drawn
