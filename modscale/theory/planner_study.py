@@ -99,7 +99,7 @@ def in_fives(
 
 # %% ../../nbs/theory/10_planner_study.ipynb #07_plann-6f51e1
 DRAWS = dict(smoke=dict(law=1, heldout=1, denied=1), quick=dict.fromkeys(DESIGNS, 6),
-             paper=dict.fromkeys(DESIGNS, 400)) # studies of each design, at each scale
+             paper=dict.fromkeys(DESIGNS, 200)) # studies of each design, at each scale
 
 def plan_study(
     scale:str, # one of DRAWS
@@ -245,7 +245,7 @@ def heldout_table(
     return pd.DataFrame(rows)
 
 # %% ../../nbs/theory/10_planner_study.ipynb #study-29
-PEER_DRAWS = dict(smoke=dict(law=1), quick=dict(law=2, rough=2), paper=dict.fromkeys(PEER_DESIGNS, 100))
+PEER_DRAWS = dict(smoke=dict(law=1), quick=dict(law=2, rough=2), paper=dict.fromkeys(PEER_DESIGNS, 40))
 
 def heldout_study(
     scale:str, # one of PEER_DRAWS
