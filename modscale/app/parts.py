@@ -132,7 +132,7 @@ def one_figure(
 # %% ../../nbs/app/00_parts.ipynb #parts-15
 def figure_parts() -> list[Part]:
     "The paper's predicted curves, Theorem 2 on real features, and the planner's study."
-    from modscale.theory import paper_figures, planner_study, theorem2
+    from modscale.theory import paper_figures, planner_study, real_features
     def figure(name, title, paper, plot):
         return Part(name=name, title=title, paper=paper, study=partial(prediction_study, name),
                     draw=one_figure(name, plot),
@@ -141,7 +141,8 @@ def figure_parts() -> list[Part]:
     return [
         Part(name='universality', title='Theorem 2 on real Hermite features', paper='The theorem assumes Gaussian '
                                                                                     'features.',
-             study=seeded(theorem2.universality_study), draw=one_figure('universality', theorem2.plot_universality),
+             study=seeded(real_features.universality_study),
+             draw=one_figure('universality', real_features.plot_universality),
              caption='Simulated losses over those that the theorem predicts, with two standard errors.'),
         figure('fig1', 'Figure 1: samples against the dimension of the task', 'Samples explode with m for a monolithic '
                                                                               'network, '
