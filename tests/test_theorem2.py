@@ -122,7 +122,7 @@ def test_real_features_cost_more_and_independent_noise_does_not():
     assert asymptotic_parameters([1, 1], 1, 3) == pytest.approx(7)
     assert asymptotic_parameters([1, 1], 1, 3, 0.) == pytest.approx(3)
     A = [asymptotic_parameters(np.ones(q + 1), q, 3) - 3*q for q in range(1, 6)]
-    # 9^q/((q + 1)(2q + 1)) ≤ E h_q² h_(q+1)², the last of q terms (theory/12_real_features, step 3)
+    # 9^q/((q + 1)(2q + 1)) ≤ E h_q² h_(q+1)², the last of q terms (theory/11_real_features, step 3)
     alone = [asymptotic_parameters([0]*q + [1], q, 3) - 3*q for q in range(1, 12)]
     assert all(9**q/((q + 1)*(2*q + 1)) - 1 <= cost <= 3*q*9**q for q, cost in enumerate(alone, 1))
     assert np.all(np.diff(np.log(A)) > 1.5) and asymptotic_parameters([1, 1], 2, 3, noise=.1) == pytest.approx(6)
