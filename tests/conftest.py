@@ -3,7 +3,7 @@
 MODSCALE_COVERAGE=1 measures the coverage of tests, notebooks and the processes that they start. It is off otherwise, for
 tracing every line of Python takes as long again as running it.
 """
-import io, os, shutil, subprocess, sys, tempfile
+import io, os, shutil, subprocess, sys, tempfile, threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import pytest
@@ -51,15 +51,30 @@ def pytest_unconfigure(config):
     for k, v in before.items(): os.environ.pop(k, None) if v is None else os.environ.update({k: v})
     folder.cleanup()
 
+def pytest_collection_modifyitems(items):
+    "Notebooks are looked at last: whoever waits for them keeps no other test waiting."
+    items.sort(key=is_notebook)
+
+def is_notebook(item): return getattr(item, 'originalname', '') == 'test_notebook'
+
 @pytest.fixture(scope='session', autouse=True)
 def runs(request):
-    "The selected notebooks, under way from the first test on, beside it: path to the future of its result."
-    chosen = [i for i in request.session.items if getattr(i, 'originalname', '') == 'test_notebook']
-    started, cores = [], os.cpu_count() or 1
-    beside = len(chosen) < len(request.session.items) # then one core is left to the other tests
-    with ThreadPoolExecutor(max(1, cores - 1) if beside else cores) as pool:
-        from test_notebooks import run
-        yield {i.callspec.params['nb']: pool.submit(run, i.callspec.params['nb'], started) for i in chosen}
+    """The selected notebooks, under way from the first test on: a function of a path to the future of its result.
+
+    One core is left to the other tests until the first notebook is asked for."""
+    chosen = [item.callspec.params['nb'] for item in request.session.items if is_notebook(item)]
+    cores, started = os.cpu_count() or 1, []
+    free = threading.Semaphore(max(1, cores - (len(chosen) < len(request.session.items))))
+    from test_notebooks import run
+    def run_one(nb):
+        with free: return run(nb, started)
+    with ThreadPoolExecutor(cores) as pool:
+        futures, alone = {nb: pool.submit(run_one, nb) for nb in chosen}, threading.Event()
+        def result_of(nb):
+            if not alone.is_set() and cores > 1 and len(chosen) < len(request.session.items): free.release()
+            alone.set()
+            return futures[nb]
+        yield result_of
         pool.shutdown(wait=False, cancel_futures=True) # after -x or Ctrl-C nothing goes on
         for p in started:
             if p.poll() is None: p.kill()

@@ -23,7 +23,7 @@ def run(nb, started):
 
 @pytest.mark.parametrize('nb', notebooks, ids=stem)
 def test_notebook(nb, runs):
-    error, seconds = runs[nb].result()
+    error, seconds = runs(nb).result()
     if error: pytest.fail(f'{nb.name} failed after {seconds:.1f} s\n{error}', pytrace=False)
 
 def test_there_are_notebooks(): assert notebooks

@@ -1,5 +1,6 @@
 "Ridge, the law of one run and the planner as properties: limits, monotonicity, identities, errors with names."
 import json
+from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from hypothesis import assume, given, settings, strategies as st
 from scipy import stats
@@ -283,11 +284,14 @@ TABLES = dict(empty='', header='n,p,m,train_loss,test_loss\n', one='n,p,m,train_
     (['plan', 'gone.csv', '--target', '1'], 'gone.csv'),
     *((['plan', f'{name}.csv', '--target', '1'], 'table') for name in TABLES)], ids=lambda v: ' '.join(v)
                          if isinstance(v, list) else '')
-def test_errors_are_one_line_and_exit_2(run_cli, tmp_path, words, message):
-    for name, text in TABLES.items(): (tmp_path/f'{name}.csv').write_text(text)
-    done = run_cli(*words)
-    assert done.returncode == 2 and done.stdout == '' and len(done.stderr.splitlines()) == 1
-    assert done.stderr.startswith('modscale: ') and message in done.stderr
+def test_errors_are_one_line_and_exit_2(capsys, tmp_path, monkeypatch, words, message):
+    from modscale.app.cli import main
+    monkeypatch.chdir(tmp_path)
+    for name, text in TABLES.items(): Path(f'{name}.csv').write_text(text)
+    assert main(words) == 2
+    said = capsys.readouterr()
+    assert said.out == '' and len(said.err.splitlines()) == 1
+    assert said.err.startswith('modscale: ') and message in said.err
 
 good = synthetic_losses(1.5, 1., 1., runs=6)
 
