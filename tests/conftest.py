@@ -1,7 +1,7 @@
 """Coverage of the library over tests and notebooks together, and the fixtures that start processes.
 
-MODSCALE_COVERAGE=1 measures the coverage of tests, notebooks and the processes that they start. It is off otherwise, for
-tracing every line of Python takes as long again as running it.
+MODSCALE_COVERAGE=1 measures the coverage of tests, notebooks and the processes that they start.
+It is off otherwise: tracing every line of Python takes as long again as running it.
 """
 import io, os, shutil, subprocess, sys, tempfile, threading
 from concurrent.futures import ThreadPoolExecutor

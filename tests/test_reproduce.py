@@ -7,7 +7,8 @@ import numpy as np, pandas as pd, pytest
 from modscale.app.docs import external_requests
 
 PARTS = ('pinv', 'theorem1', 'ridge', 'loss_law', 'theorem2', 'universality', 'fig1', 'fig2', 'fig3', 'plan',
-         'plan_heldout', 'align', 'thresholds', 'sine', 'fig2_trained', 'fig4', 'longer', 'families', 'images', 'images_permuted',
+         'plan_heldout', 'align', 'thresholds', 'sine', 'fig2_trained', 'fig4', 'longer', 'families', 'images',
+         'images_permuted',
          'image_samples', 'image_controls', 'image_rates')
 TIMES = ['align_seconds', 'train_seconds'] # all that may differ between two runs of the same cells
 
@@ -141,7 +142,8 @@ def test_claims_of_other_code_are_stale(digits, run_cli, tmp_path):
     run = json.loads((out/'run.json').read_text())
     run['parts']['pinv']['code'] = 'other'
     (out/'run.json').write_text(json.dumps(run))
-    assert {id for id, is_stale in stale(out).items() if is_stale} == {'pinv.max_dev_se', 'theory.max_dev_se', 'theory.deviations'}
+    assert {id for id, is_stale in stale(out).items() if is_stale} == {'pinv.max_dev_se', 'theory.max_dev_se',
+                                                                       'theory.deviations'}
 
 def test_smoke_on_cifar10(run_cli, tmp_path):
     env = dict(MODSCALE_DATA=os.environ.get('MODSCALE_DATA', ''))

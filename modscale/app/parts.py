@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['FIG4B', 'Setup', 'as_it_is', 'Part', 'counts', 'theory_parts', 'seeded', 'scaled', 'one_figure', 'figure_parts',
-           'prediction_study', 'align_parts', 'sine_part', 'samples_of_text', 'samples_for_targets', 'draw_fig2',
-           'study_parts', 'draw_images', 'paper_fig4b', 'image_part', 'rate_means_table', 'image_parts', 'all_parts']
+           'planner_parts', 'prediction_study', 'align_parts', 'sine_part', 'samples_of_text', 'samples_for_targets',
+           'draw_fig2', 'study_parts', 'draw_images', 'paper_fig4b', 'image_part', 'rate_means_table', 'image_parts',
+           'all_parts']
 
 # %% ../../nbs/app/00_parts.ipynb #parts-03
 import json
@@ -131,28 +132,33 @@ def one_figure(
 
 # %% ../../nbs/app/00_parts.ipynb #parts-15
 def figure_parts() -> list[Part]:
-    "The paper's predicted curves, Theorem 2 on real features, and the planner's study."
-    from modscale.theory import paper_figures, planner_study, real_features
-    def figure(name, title, paper, plot):
+    "The paper's predicted curves, and Theorem 2 on real features."
+    from modscale.theory import paper_figures, real_features
+    points = 'Crosses with bars of the reading error: points read off the paper’s figures.'
+    def figure(name, title, paper, plot, caption):
         return Part(name=name, title=title, paper=paper, study=partial(prediction_study, name),
                     draw=one_figure(name, plot),
-                    caption='Lines: the theory, with constants recovered from the paper’s figures. Crosses: points '
-                            'read off them.')
+                    caption=f'Lines: the theory, with constants recovered from the paper’s figures. {caption}')
     return [
-        Part(name='universality', title='Theorem 2 on real Hermite features', paper='The theorem assumes Gaussian '
-                                                                                    'features.',
-             study=seeded(real_features.universality_study),
+        Part(name='universality', title='Theorem 2 on real Hermite features',
+             paper='The theorem assumes Gaussian features.', study=seeded(real_features.universality_study),
              draw=one_figure('universality', real_features.plot_universality),
              caption='Simulated losses over those that the theorem predicts, with two standard errors.'),
-        figure('fig1', 'Figure 1: samples against the dimension of the task', 'Samples explode with m for a monolithic '
-                                                                              'network, '
-               'and not for a modular one.', paper_figures.plot_fig1),
-        figure('fig2', 'Figure 2: predicted losses', 'Theorem 1 follows the losses of trained networks against k, m, p '
-                                                     'and n.',
-               paper_figures.plot_fig2),
-        figure('fig3', 'Figure 3: samples needed against m', 'A monolithic network needs exponentially many samples as '
-                                                             'm grows.',
-               paper_figures.plot_fig3),
+        figure('fig1', 'Figure 1: samples against the dimension of the task',
+               'Samples explode with m for a monolithic network, and not for a modular one.', paper_figures.plot_fig1,
+               'Hollow and dotted: outside the range in which the constants were fitted.'),
+        figure('fig2', 'Figure 2: predicted losses',
+               'Theorem 1 follows the losses of trained networks against k, m, p and n.', paper_figures.plot_fig2,
+               points),
+        figure('fig3', 'Figure 3: samples needed against m',
+               'The samples for a test loss of 1.2 grow with m for every size of the network.', paper_figures.plot_fig3,
+               points)]
+
+# %% ../../nbs/app/00_parts.ipynb #00_parts-f7b519
+def planner_parts() -> list[Part]:
+    "The planner on synthetic studies."
+    from modscale.theory import planner_study
+    return [
         Part(name='plan', title='The planner: do its intervals hold?',
              paper='The paper fits c and Ω to losses, without errors.',
              study=seeded(planner_study.plan_study), draw=one_figure('plan', planner_study.plot_coverage),
@@ -336,5 +342,6 @@ def image_parts() -> list[Part]:
 # %% ../../nbs/app/00_parts.ipynb #parts-32
 def all_parts() -> dict[str, Part]:
     "The parts by name, in the order in which they run."
-    found = [*theory_parts(), *figure_parts(), *align_parts(), sine_part(), *study_parts(), *image_parts()]
+    found = [*theory_parts(), *figure_parts(), *planner_parts(), *align_parts(), sine_part(), *study_parts(),
+             *image_parts()]
     return {part.name: part for part in found}

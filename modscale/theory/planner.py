@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['FIT_COLUMNS', 'CONSTANTS', 'STARTS_OMEGA', 'STARTS_SCALE', 'DESCENTS', 'DIFFERENCE', 'BOUNDS', 'ONE_SIDED', 'STUDY_N',
            'STUDY_P', 'TALLEST', 'read_cells', 'read_losses', 'row_scores', 'SpectrumFit', 'interval_ends',
-           'first_thetas', 'score_of', 'best_theta', 'estimate_covariance', 'one_real', 'row_groups', 'fit_spectrum',
-           'report_fit', 'predict_runs', 'synthetic_losses', 'plan', 'predict', 'plot_plan', 'plot_prediction']
+           'first_thetas', 'score_of', 'best_theta', 'determined', 'estimate_covariance', 'one_real', 'row_groups',
+           'fit_spectrum', 'report_fit', 'predict_runs', 'synthetic_losses', 'plan', 'predict', 'draw_plan',
+           'plot_plan', 'plot_prediction']
 
 # %% ../../nbs/theory/09_planner.ipynb #07-003
 from dataclasses import dataclass, replace
@@ -134,7 +135,7 @@ class SpectrumFit:
                  for name, (low, high) in self.intervals.items()]
         return '\n'.join([f'{", ".join(parts)} ({self.level:.0%} intervals, {self.rows} runs)', *self.notes])
 
-# %% ../../nbs/theory/09_planner.ipynb #09_plann-9c4c69
+# %% ../../nbs/theory/09_planner.ipynb #09_plann-2d34eb
 def interval_ends(
     fit:SpectrumFit, # of a table
     level:float, # in (0, 1)
@@ -164,19 +165,19 @@ def first_thetas(
     "Score a grid of starts, with c from the median deviation (theory/09_planner, step 2)."
     scales = STARTS_SCALE if p_scale is None else (p_scale,)
     Omega, a = (v[:, None] for v in np.array([*product(STARTS_OMEGA, scales)]).T)
-    n, p, m = runs['n'], a*runs['p'], runs['m'].astype(int)
-    mean, _ = log_loss_moments(n, p, head_trace(p/K, m, Omega), tail_trace(p/K, m, Omega), nodes=5)
+    p, m = a*runs['p'], runs['m'].astype(int)
+    mean, _ = log_loss_moments(runs['n'], p, head_trace(p/K, m, Omega), tail_trace(p/K, m, Omega), nodes=5)
     rest = np.broadcast_to([.01 if noise is None else 0., *np.log([.1, .1])], (len(a), 3))
     log_c = np.median(np.log(runs['test_loss']) - mean, -1, keepdims=True)
     starts = np.hstack([log_c, np.log(Omega - 1), np.log(a), rest])
     return [*starts[np.argsort(-row_scores(starts, runs, K, noise).sum(-1))[:DESCENTS]]]
 
-# %% ../../nbs/theory/09_planner.ipynb #09_plann-4c7caa
+# %% ../../nbs/theory/09_planner.ipynb #09_plann-555617
 def score_of(found) -> float:
     "The value that a descent of SciPy reached."
     return found.fun
 
-# %% ../../nbs/theory/09_planner.ipynb #09_plann-9ad48a
+# %% ../../nbs/theory/09_planner.ipynb #09_plann-ba777e
 def best_theta(
     runs:dict, # arrays by the names of FIT_COLUMNS
     p_scale:float|None, # α, None to estimate it
@@ -203,6 +204,14 @@ def best_theta(
     near = np.abs(best.x[:, None] - bounds).min(1) < .02
     return full(best.x), free, bool(near[[i < 3 for i in moving]].any())
 
+# %% ../../nbs/theory/09_planner.ipynb #09_plann-8d350c
+def determined(
+    H:np.ndarray, # curvature of a score at its maximum
+) -> bool:
+    "Is a maximum one in all directions, to a millionth of the steepest?"
+    size = np.sqrt(abs(H.diagonal()) + 1e-300)
+    return bool(np.isfinite(H).all() and np.linalg.eigvalsh(H/np.outer(size, size))[0] > 1e-6)
+
 # %% ../../nbs/theory/09_planner.ipynb #07-030
 ONE_SIDED = .5 # mean of the extra scatter over its standard deviation when a fifth of the runs is off to one side
 
@@ -226,16 +235,15 @@ def estimate_covariance(
         both, apart = step[:, None] + step, step[:, None] - step
         H = -(score(both) - score(apart) - score(-apart) + score(-both))/(4*np.outer(h, h)[..., None])
         total = H.sum(2)
-        size = np.sqrt(abs(total.diagonal()) + 1e-300)
-        if not np.isfinite(total).all() or np.linalg.eigvalsh(total/np.outer(size, size))[0] < 1e-6: return None
+        if not determined(total): return None
         moved = np.linalg.solve(total - added(H).transpose(2, 0, 1), added(g).T[..., None])[..., 0]
         left_out, curved = moved.T @ moved*(count - 1)/count, np.linalg.inv(total)
         h = np.clip(np.sqrt(left_out.diagonal()), 1e-4, most)
     larger = np.sqrt(np.maximum(1, curved.diagonal()/left_out.diagonal()))
-    covariance, df, squares = np.zeros((4, 4)), np.ones(4), moved**2
+    covariance, df = np.zeros((4, 4)), np.ones(4)
     covariance[np.ix_(free, free)] = left_out*np.outer(larger, larger)
     covariance[0, 0] += (ONE_SIDED*np.exp(theta[4]))**2
-    df[free] = np.minimum(3*squares.sum(0)**2/(squares**2).sum(0), max(1, count - len(free)))
+    df[free] = np.minimum(3*(moved**2).sum(0)**2/(moved**4).sum(0), max(1, count - len(free)))
     return covariance, df
 
 # %% ../../nbs/theory/09_planner.ipynb #07-0301
@@ -246,7 +254,7 @@ def one_real(
     "Check that `value` is one positive number that leaves room for products; raises `ValueError` naming it."
     return scalar(name, value, 1e-100, 1e100)
 
-# %% ../../nbs/theory/09_planner.ipynb #09_plann-d5da73
+# %% ../../nbs/theory/09_planner.ipynb #09_plann-a352c7
 def row_groups(
     table:pd.DataFrame, # a row a run, with a column `group` or without
     rows:pd.DataFrame, # the same, from `read_losses`
@@ -284,7 +292,7 @@ def fit_spectrum(
         found = None if at_bound or few else estimate_covariance(theta, runs, free, group, K, noise)
     return report_fit(theta, free, found, level, noise, notes, rows=len(rows), K=K)
 
-# %% ../../nbs/theory/09_planner.ipynb #09_plann-a272a8
+# %% ../../nbs/theory/09_planner.ipynb #09_plann-f6bc65
 def report_fit(
     theta:np.ndarray, # from `best_theta`
     free:list[int], # positions of the estimated constants
@@ -307,7 +315,7 @@ def report_fit(
                       covariance=covariance, df=df, level=level, notes=tuple(notes), **rest)
     return replace(fit, intervals=interval_ends(fit, level))
 
-# %% ../../nbs/theory/09_planner.ipynb #09_plann-9395ad
+# %% ../../nbs/theory/09_planner.ipynb #09_plann-399b7b
 def predict_runs(
     fit:SpectrumFit, # of measured losses
     n, # training samples, broadcasts
@@ -321,7 +329,7 @@ def predict_runs(
     level, draws = scalar('level', level, 1e-9, 1 - 1e-9), single('draws', draws, 20)
     n, p, m = (v.ravel() for v in np.broadcast_arrays(real_above('n', n, 0), real_above('p', p, 0), check(m=m)[0]))
     known = np.isfinite(fit.covariance).all()
-    drawn = fit.draw(draws, seed) if known else dict(c=fit.c, Omega=fit.Omega, p_scale=fit.p_scale, noise=fit.noise)
+    drawn = fit.draw(draws, seed) if known else {name: getattr(fit, name) for name in CONSTANTS}
     c, Omega, scale, noise = (np.reshape(drawn[name], (-1, 1)) for name in CONSTANTS)
     size = scale*p/fit.K
     T1, T2 = head_trace(size, m, Omega, c), tail_trace(size, m, Omega, c) + noise
@@ -374,23 +382,22 @@ def plan(
     m, p = np.atleast_1d(check(m=m)[0]), np.atleast_1d(real_above('p', p, 0) if np.size(p) else np.array([]))
     if ((fit.p_scale*p < fit.K) | (p > 1e15)).any():
         raise ValueError(f'p must be {fit.K} to 1e15 after p_scale = {fit.p_scale:.4g}, got p={p.tolist()}')
-    center = dict(c=fit.c, Omega=fit.Omega, p_scale=fit.p_scale, noise=fit.noise)
-    many = fit.draw(draws, seed) if np.isfinite(fit.covariance).all() else None
-    def row(m, p, best, samples):
+    center = {name: getattr(fit, name) for name in CONSTANTS}
+    rows, many = [], fit.draw(draws, seed) if np.isfinite(fit.covariance).all() else None
+    def add(m, p, best, samples):
         here, ends = samples(center), (0., np.inf)
         if many: ends = np.quantile(samples(many).last, [(1 - fit.level)/2, (1 + fit.level)/2], method='inverted_cdf')
-        known = {k: float(v) for k, v in vars(here).items()} | dict(zip(('last_low', 'last_high'), ends))
-        return dict(m=m, p=p, best=best, reachable=np.isfinite(here.last), **known)
-    rows = []
+        known = {k: float(v) for k, v in vars(here).items()} | dict(last_low=ends[0], last_high=ends[1])
+        rows.append(dict(m=m, p=p, best=best, reachable=np.isfinite(here.last), **known))
     for dim in m:
         for count in p:
-            def cross(v):  # K: a draw of p_scale may fall short of it
-                return sample_complexity(target, np.maximum(v['p_scale']*count, fit.K), dim, v['Omega'], v['c'],
-                                         noise=v['noise'], K=fit.K)
-            rows.append(row(dim, count, False, cross))
+            def cross(v):
+                size = np.maximum(v['p_scale']*count, fit.K) # a draw of p_scale may fall short of K
+                return sample_complexity(target, size, dim, v['Omega'], v['c'], noise=v['noise'], K=fit.K)
+            add(dim, count, False, cross)
         def fewest(v): return cheapest_samples(target, dim, v['Omega'], v['c'], noise=v['noise'], K=fit.K)
-        best = float(fewest(center)[1])/fit.p_scale
-        rows.append(row(dim, best, True, lambda v: Crossings(np.nan, np.nan, fewest(v)[0])))
+        def last(v): return Crossings(np.nan, np.nan, fewest(v)[0])
+        add(dim, float(fewest(center)[1])/fit.p_scale, True, last)
     return pd.DataFrame(rows)
 
 # %% ../../nbs/theory/09_planner.ipynb #07-049
@@ -425,9 +432,24 @@ def predict(
         return float(predict_ridge_loss(n, max(1, round(p)), m, Omega, c, d, noise)[1])
     return pd.DataFrame(rows | dict(best_ridge=[best(*sizes) for sizes in zip(n, size, m)]) if ridge else rows)
 
-# %% ../../nbs/theory/09_planner.ipynb #07-056
+# %% ../../nbs/theory/09_planner.ipynb #07-0555
 TALLEST = 30 # times the estimate: bands of a plan are drawn so far up, a hollow triangle says that they go on
 
+def draw_plan(
+    ax, # matplotlib axes
+    table:pd.DataFrame, # from `plan`
+):
+    "Samples needed against m, a line for each size of the network and one for the best, with bands."
+    sizes = [(f'p = {p:,.0f}', rows) for p, rows in table[~table.best].groupby('p')]
+    for i, (label, rows) in enumerate([*sizes, ('best p', table[table.best])]):
+        rows, colour = rows[rows.reachable], 'k' if label == 'best p' else f'C{i}'
+        high = np.minimum(rows.last_high, TALLEST*rows['last'])
+        beyond = rows.last_high > high
+        ax.fill_between(rows.m, rows.last_low, high, color=colour, alpha=.2, lw=0)
+        ax.plot(rows.m[beyond], high[beyond], '^', ms=5, color=colour, mfc='w')
+        ax.plot(rows.m, rows['last'], 'o-', ms=4, color=colour, label=label)
+
+# %% ../../nbs/theory/09_planner.ipynb #07-056
 def plot_plan(
     losses:pd.DataFrame, # measured losses, from `read_losses`
     fit:SpectrumFit, # from `fit_spectrum`
@@ -446,14 +468,7 @@ def plot_plan(
     left.loglog(ends, ends, '-', color='0.6', lw=1, zorder=0)
     fig.colorbar(points, ax=left, label='input dimension m')
     left.set(xlabel='fitted test loss', ylabel='measured test loss')
-    for i, ((best, p), rows) in enumerate([*table[~table.best].groupby(['best', 'p']),
-                                           *[((True, 0), table[table.best])]]):
-        rows, colour = rows[rows.reachable], 'k' if best else f'C{i}'
-        high = np.minimum(rows.last_high, TALLEST*rows['last'])
-        right.fill_between(rows.m, rows.last_low, high, color=colour, alpha=.2, lw=0)
-        beyond = rows.last_high > high
-        right.plot(rows.m[beyond], high[beyond], '^', ms=5, color=colour, mfc='w')
-        right.plot(rows.m, rows['last'], 'o-', ms=4, color=colour, label='best p' if best else f'p = {p:,.0f}')
+    draw_plan(right, table)
     some = table.reachable.any()
     right.set(yscale='log' if some else 'linear', xlabel='input dimension m',
               ylabel=f'samples for a test loss of {target:g}')

@@ -159,7 +159,7 @@ def fit_chinchilla(
         here, *sides = np.where(r < HUBER, r**2/2, HUBER*(r - HUBER/2)).sum(-1)
         up, down = np.reshape(sides, (2, -1))
         return here/HUBER, (up - down)/2e-6/HUBER
-    middle, n, p = np.median(log_loss), np.median(np.log(runs.n)), np.median(np.log(runs.p))
+    middle, (n, p) = np.median(log_loss), np.log(runs[['n', 'p']]).median()
     starts = [[middle + e, middle + a*n, middle + b*p, np.log(a), np.log(b)] + [0]*(len(moving) - 5)
               for a, b, e in PEER_STARTS]
     def height(x): return loss(np.array(x))[0]
@@ -210,7 +210,8 @@ def compare_laws(
     **fixed # p_scale or noise of `fit_spectrum`
 ) -> list[dict]: # a row a method: method, form, runs, error (median of |log(predicted/measured)|), seconds
     "What the planner, two other laws, and the planner at the largest measured m say of runs at an m that none saw."
-    rows, log_loss, start = [], np.log(new.test_loss.to_numpy()), perf_counter()
+    rows, start = [], perf_counter()
+    log_loss = np.log(new.test_loss.to_numpy())
     def said(method, form, guess):
         nonlocal start
         rows.append(dict(method=method, form=form, runs=len(new), error=float(np.median(abs(guess - log_loss))),
