@@ -196,7 +196,7 @@ def test_noise_that_nobody_declared_is_found():
 def test_one_sided_scatter_is_allowed_for():
     late = synthetic_losses(1.57, 1.15, .85, seed=4, undertrained=.2)
     c = fit_spectrum(late)
-    assert c.covariance[0, 0] > .25*c.spread**2 and c.intervals['c'][0] < 1.15 < c.intervals['c'][1]
+    assert c.covariance[0, 0] > c.spread**2 and c.intervals['c'][0] < 1.15 < c.intervals['c'][1]
 
 def test_levels_nest_and_draws_have_the_intervals(fit):
     narrow, wide = interval_ends(fit, .5), interval_ends(fit, .95)
