@@ -243,10 +243,10 @@ def plot_double_descent(
             points = rows[(rows.spectrum == name) & (rows.loss == loss)]
             ax.plot(n, np.where(n == p, np.nan, values), '-', color=colour, label=f'{loss} loss, theory')
             ax.errorbar(points.n, points.simulated, 2*points.se, fmt='o', ms=4, color=colour,
-                        label='simulation ± 2 s.e.')
+                        label=f'{loss} loss, simulated ± 2 s.e.')
         ax.axvline(p, color='0.8', lw=1, zorder=0)
         ax.set(xscale='log', ylim=(-.05, 3.8), xlabel='samples n', title=f'{called.get(name, name)} spectrum, p = {p}')
     axes[0, 0].set_ylabel('loss / c')
-    axes[0, 0].legend(frameon=False, fontsize=8)
+    axes[0, -1].legend(frameon=False, fontsize=7, loc='upper left')
     fig.tight_layout()
     return fig
