@@ -1,7 +1,7 @@
 "How samples grow: with the unit of the loss, with the input dimension, with the number of modules."
 import numpy as np, pytest
 from hypothesis import assume, given, settings, strategies as st
-from modscale.theory.paper_figures import PAPER_P, fitted_range
+from modscale.theory.paper_figures import FIG2, PAPER_P, READ_LOSS, fig2_errors, fig2_table, fitted_range
 from modscale.theory.samples import cheapest_samples, sample_complexity
 from modscale.theory.spectrum import tail_trace
 
@@ -44,3 +44,13 @@ def test_with_given_modules_growth_is_linear(Omega, target, b):
 def test_the_fitted_range():
     m, p = np.meshgrid(np.arange(1, 11), [1., .85*max(PAPER_P), .86*max(PAPER_P)], indexing='ij')
     assert (fitted_range(m, p) == ((m > 1) & (m < 10) & (p < .851*max(PAPER_P)))).all()
+
+def test_what_is_called_a_forecast_lies_in_the_fitted_range():
+    m = np.arange(1, 8)                     # half the variance: theory/07_samples says so of m = 2..5, and not of m = 6
+    assert fitted_range(m, cheapest_samples(.5, m, 1.57)[1]).tolist() == [2 <= d <= 5 for d in m]
+
+def test_figure_2_is_read_at_all_points_of_its_test_loss():
+    known = {(panel, x): value for panel, x, loss, value in FIG2 if loss == 'test'}
+    assert {x for panel, x in known if panel == 'm'} == {*range(2, 10)} and len(known) == len({*known})
+    assert [known['m', m] for m in range(2, 10)] == sorted(known['m', m] for m in range(2, 10))
+    assert fig2_errors(fig2_table()).error.abs().max() < READ_LOSS == .05

@@ -1,7 +1,8 @@
-"A symbol of the common table (base/01_symbols) has the same name in code in every notebook's own table."
+"""Tables over notebooks: a symbol of the common one (base/01_symbols) has the same name in code in every notebook's own
+table, and the index lists every notebook, as it is stored and in the README."""
 import re
 import pytest
-from structure import cells, notebooks, stem
+from structure import cells, notebooks, root, stem
 
 def table(nb):
     "Rows of a notebook's symbol tables: (its symbols, its names in code)."
@@ -32,3 +33,15 @@ def test_the_search_finds_what_it_should():
 @pytest.mark.parametrize('name', tables)
 def test_a_symbol_has_one_name(name):
     assert [symbol for symbol in clashes(tables[name]) if (name, symbol) not in local] == []
+
+def listed(text):
+    "The notebooks of the index's table, in order; the links of the README start at the project's root."
+    return re.findall(r'^\| \[(\w+/\w+)\]\((?:nbs/)?\1\.ipynb\) \|', text, re.M)
+
+def test_the_index_lists_every_notebook():
+    want, index = [stem(nb) for nb in notebooks if stem(nb) != 'index'], root/'nbs'/'index.ipynb'
+    outputs = [out.get('data', {}) for cell in cells(index) for out in cell.get('outputs', [])]
+    stored = [''.join(data.get('text/markdown', '')) for data in outputs]
+    for text in (*filter(listed, stored), (root/'README.md').read_text(encoding='utf-8')):
+        assert listed(text) == want, 'run nbs/index.ipynb, then modscale-docs readme'
+    assert any(map(listed, stored)) and 'theory/11_real_features' in want
