@@ -3,6 +3,7 @@ from math import comb
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from structure import cells, root
 from modscale.base.summary import judge_deviations
 from modscale.theory.real_features import asymptotic_parameters, universality_table
 from modscale.theory.spectrum import tail_trace
@@ -49,6 +50,14 @@ def test_the_effective_correlation_lies_among_those_given(pairs):
     assert rho.min() - 1e-12 <= effective_rho(lam, rho) <= rho.max() + 1e-12
     assert effective_rho(lam, rho)**2*lam.sum() == pytest.approx(lam @ rho**2, abs=1e-12)
 
+@fixed
+@given(p=size, gap=st.integers(-1, 1), k=modules, T1=part)
+def test_a_task_without_residual_has_no_peak(p, gap, k, T1):
+    "s² = 0 next to n = p, where F is infinite: nothing can be fitted wrongly (theory/06_theorem2, the theorem)."
+    n = max(1, p + gap)
+    train, test = theorem2(n, p, k, k, T1, 0)
+    assert train == 0 and test == pytest.approx(T1*max(0, p - n)/p)
+
 # any directions
 @fixed
 @given(seed=seeds, m=dims, k=few, K=few, q=few)
@@ -74,6 +83,15 @@ def test_one_to_one_directions_are_an_effective_correlation(n, theta, k, q, nois
     expected = theorem2(n, k*q, k, k, lam[:q].sum(), lam[q:].sum(), 1,
                         effective_rho(lam, np.cos(theta)**np.arange(1, q + 1)), noise)
     np.testing.assert_allclose(predict_directions(n, U, V, q, lam, noise), expected, rtol=1e-9)
+
+@fixed
+@given(seed=seeds, n=size, k=few, q=few)
+def test_pairs_at_different_angles_have_the_mean_square_correlation(seed, n, k, q):
+    theta, lam = np.random.default_rng(seed).uniform(0, 1.5, k), np.arange(1., q + 2)**-1.5
+    U, V = np.eye(2*k)[:, :k], np.vstack([np.diag(np.cos(theta)), np.diag(np.sin(theta))])
+    rho = np.sqrt([(np.cos(theta)**(2*a)).mean() for a in range(1, q + 1)])
+    expected = theorem2(n, k*q, k, k, lam[:q].sum(), lam[q:].sum(), rho=effective_rho(lam, rho))
+    np.testing.assert_allclose(predict_directions(n, U, V, q, lam), expected, rtol=1e-9)
 
 # simulations
 def test_tables_and_simulations_agree_with_the_theory_outside_the_grids():
@@ -131,6 +149,22 @@ def test_real_features_cost_more_and_independent_noise_does_not():
     assert table['Hermite', 'train'] < .9 < table['Gaussian', 'train']
     node, weight = np.polynomial.hermite_e.hermegauss(12)
     np.testing.assert_allclose((hermite(node, 6)*weight) @ hermite(node, 6).T/weight.sum(), np.eye(6), atol=1e-10)
+
+@fixed
+@given(q=few, k=modules, noise=st.floats(.01, 9), cosine=share)
+def test_the_extra_cost_of_real_features_does_not_depend_on_the_number_of_modules(q, k, noise, cosine):
+    "At fixed n only noise restores the law (theory/11_real_features, step 2)."
+    def extra(k, noise): return asymptotic_parameters(np.ones(q + 2), q, k, cosine, noise) - k*q
+    assert extra(k, noise) == pytest.approx(extra(1, noise), rel=1e-6, abs=1e-6)
+    assert -1e-6 <= extra(k, 2*noise) <= extra(k, noise) + 1e-6
+
+def test_stored_tables_show_no_deviation_of_a_loss_of_zero():
+    "The stored outputs are those of the present code: a loss of exactly 0 has no deviation."
+    shown = [''.join(out.get('text') or out.get('data', {}).get('text/plain', []))
+             for cell in cells(root/'nbs/theory/06_theorem2.ipynb') for out in cell.get('outputs', [])]
+    rows = [line.split() for text in shown for line in text.splitlines() if ' train ' in line]
+    zero = [row[-1] for row in rows if row[row.index('train') + 1] == '0.0000']
+    assert len(zero) >= 3 and set(zero) == {'NaN'}
 
 def test_simulations_repeat_and_depend_on_their_seed():
     def gaussian(s): return simulate_theorem2(9, 2, 1, 3, np.ones(5), trials=5, seed=s, rho=[1, .5, 0])
