@@ -104,8 +104,9 @@ def ridge_loss(
     For `ridge` = 0 and dn ≥ p exact; else a deterministic equivalent with its correction of order 1/N, mostly within
     5 %. The test loss is NaN where the correction is too large: heads that fall like exp(−i) or faster, or a tiny
     ridge at dn ≈ p (step 6). The training loss of a ridge is a number there all the same, and may be wrong by a
-    factor of two; next to the peak with `ridge` < T2/100 it may be so where the test loss is good (step 8). Ridge μ
-    on whitened features: `head = np.full(p, T1/p)` and `ridge = μ T1/p`. Raises `ValueError` by argument name."""
+    factor of two or more. Not as good for 0 < `ridge` < T2/100 with |dn − p| < 5, least with a steep head (step 8:
+    a test loss 15 % off). Ridge μ on whitened features: `head = np.full(p, T1/p)` and `ridge = μ T1/p`. Raises
+    `ValueError` by argument name."""
     n = real_above('n', n, 0)
     T2 = real_above('T2', T2, 0, strict=False)
     ridge = real_above('ridge', ridge, 0, strict=False)
