@@ -73,7 +73,8 @@ def ridge_loss_once(
 ) -> tuple[float, float]: # train and test loss for one output
     """Losses of one setting (theory/04_ridge, steps 1, 5 and 6).
 
-    Without ridge infinite for 0 < p − N ≤ 1 and v > 0; NaN where the expansion fails."""
+    The test loss is infinite without ridge for 0 < p − N ≤ 1 and v > 0, and NaN where the expansion fails; the
+    training loss is a number there all the same."""
     if ridge == 0 and N >= len(head): return tuple(float(loss) for loss in theorem1(N, len(head), 0., v))
     unit = head.sum()                                                            # the rest is free of units
     head, v = head/unit, v/unit
@@ -101,9 +102,11 @@ def ridge_loss(
     """Expected losses of ridge regression, penalty on the coefficients of features of variance λ (theory/04_ridge).
 
     For `ridge` = 0 and dn ≥ p exact; else a deterministic equivalent with its correction of order 1/N, mostly within
-    5 %. NaN where the correction is too large: heads that fall like exp(−i) or faster, or a tiny ridge at dn ≈ p
-    (step 6). Not as good for 0 < `ridge` < T2/100 with |dn − p| < 5 or a steep head (step 8). Ridge μ on whitened
-    features: `head = np.full(p, T1/p)` and `ridge = μ T1/p`. Raises `ValueError` by argument name."""
+    5 %. The test loss is NaN where the correction is too large: heads that fall like exp(−i) or faster, or a tiny
+    ridge at dn ≈ p (step 6). The training loss of a ridge is a number there all the same, and may be wrong by a
+    factor of two or more. Not as good for 0 < `ridge` < T2/100 with |dn − p| < 5, least with a steep head (step 8:
+    a test loss 15 % off). Ridge μ on whitened features: `head = np.full(p, T1/p)` and `ridge = μ T1/p`. Raises
+    `ValueError` by argument name."""
     n = real_above('n', n, 0)
     T2 = real_above('T2', T2, 0, strict=False)
     ridge = real_above('ridge', ridge, 0, strict=False)
