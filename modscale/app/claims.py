@@ -95,13 +95,14 @@ def pair_difference(
     b:str, # method that is subtracted
     log:bool=False, # compare logarithms (base e), so that the difference is a log ratio?
     by:str='method', # column that names the methods
+    pair:str='seed', # column that names what both were tried on
     **where # columns and the values that select the rows
 ) -> Callable: # table to (mean difference, se, count)
     "Measure: mean over seeds of method a minus method b on the same tasks. Raises `LookupError` without one of them."
     def measure(table):
         one = table[table[by].isin([a, b])]
         for column, wanted in where.items(): one = one[one[column] == wanted]
-        wide = one.pivot(index='seed', columns=by, values=value)
+        wide = one.pivot(index=pair, columns=by, values=value)
         if log: wide = np.log(wide)
         gap = (wide[a] - wide[b]).dropna()
         return float(gap.mean()), float(gap.sem()), len(gap)

@@ -256,7 +256,7 @@ def heldout_table(
     design:str, # one of DESIGNS
     draws:int, # studies to draw and fit
     seed:int=0, # number of the first one
-) -> pd.DataFrame: # a row a draw (seed), set of runs (all, far), method: the columns of `compare_laws`
+) -> pd.DataFrame: # a row a study, set of runs (all, far) and method: the columns of `compare_laws`
     "Errors at the largest m of a study, which no method was fitted to. Raises `ValueError` by argument name."
     rows = []
     for draw in range(seed, seed + single('draws', draws)):
@@ -265,11 +265,11 @@ def heldout_table(
             last = some.m == losses.m.max()
             fixed = dict(p_scale=1.) if name == 'far' else {}  # far from the peak nothing tells α
             said = compare_laws(some[~last], some[last], **fixed) + [known_law(truth, some[last])]
-            rows += [dict(design=design, seed=draw, set=name, **row) for row in said]
+            rows += [dict(design=design, study=draw, set=name, **row) for row in said]
     return pd.DataFrame(rows)
 
 # %% ../../nbs/theory/10_planner_study.ipynb #study-29
-PEER_DRAWS = dict(smoke=dict(law=1), quick=dict(law=2, rough=2), paper=dict.fromkeys(PEER_DESIGNS, 24))
+PEER_DRAWS = dict(smoke=dict(law=1), quick=dict(law=2, rough=2), paper=dict.fromkeys(PEER_DESIGNS, 20))
 
 def heldout_study(
     scale:str, # one of PEER_DRAWS
