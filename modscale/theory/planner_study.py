@@ -312,7 +312,8 @@ def plot_coverage(
                         label=dict(Omega='Ω', p_scale='α', noise='σ²', loss='run at m = 9').get(constant, constant))
         ax.axhline(level, color='0.6', lw=1)
         ax.set(ylabel=f'share of {level:.0%} intervals', ylim=(-.03, 1.03))
-    axes[1].set_xticks(range(len(designs)), [d.replace('_', '\n') for d in designs])
+    names = [d.replace('_', ', ') for d in designs]
+    axes[1].set_xticks(range(len(designs)), names, rotation=30, fontsize=8, ha='right')
     axes[0].legend(frameon=False, fontsize=8, ncol=len(constants), loc='lower center')
     fig.tight_layout()
     return fig
@@ -325,7 +326,7 @@ def plot_heldout(
     import matplotlib.pyplot as plt
     rows = summarise_heldout(table)
     designs, methods = list(dict.fromkeys(rows.design)), list(dict.fromkeys(rows.method))
-    fig, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
+    fig, axes = plt.subplots(1, 2, figsize=(10.5, 3.4), sharey=True)
     for ax, name in zip(axes, ('all', 'far')):
         for i, method in enumerate(methods):
             one = rows[(rows['set'] == name) & (rows.method == method)]
@@ -335,6 +336,6 @@ def plot_heldout(
         ax.set(yscale='log', title=dict(all='all runs', far=f'runs with n > {FAR} p')[name])
         ax.set_xticks(range(len(designs)), designs, fontsize=8)
     axes[0].set_ylabel('median |log(predicted/measured)| at m = 9')
-    axes[1].legend(frameon=False, fontsize=8)
+    axes[1].legend(frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1, .5))
     fig.tight_layout()
     return fig
