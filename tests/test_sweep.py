@@ -460,6 +460,8 @@ import os, sys
 sys.path.insert(0, sys.argv[2])
 from test_sweep import *
 out = Path(sys.argv[1])
+with open_store(sys.argv[3], write=False) as opened: opened.table(demo_study()) # what is imported late is so now:
+sweep(demo_study(), sys.argv[3])                                    # the other user may not read the environment
 if os.geteuid() == 0: os.setuid(65534)                              # for root nothing is read-only
 with open_store(out, write=False) as opened: print(len(opened.table(demo_study())), status(out)['done'])
 try: sweep(demo_study(), out)
@@ -468,7 +470,7 @@ except OSError as e: print(e)'''
         shutil.copytree(out, folder, dirs_exist_ok=True)
         for f in Path(folder).iterdir(): f.chmod(0o444)
         Path(folder).chmod(0o555)
-        try: read, error = run_python(code, folder, Path(__file__).parent).stdout.splitlines()
+        try: read, error = run_python(code, folder, Path(__file__).parent, out).stdout.splitlines()
         finally: Path(folder).chmod(0o755)
     assert read == '24 24' and 'Permission denied' in error and 'lock' in error
 

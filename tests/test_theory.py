@@ -97,7 +97,8 @@ def test_squares_of_the_tail_are_positive_and_fall(p, m, Omega):
 
 def test_the_planner_takes_the_quadrature_that_is_judged():
     planner = (root/'modscale/theory/planner.py').read_text(encoding='utf-8').splitlines()
-    calls = [line for line in planner if re.search(r'= log_loss_moments\(|zip\(square_traces\(', line)]  # not the picture's
+    # not the picture's
+    calls = [line for line in planner if re.search(r'= log_loss_moments\(|zip\(square_traces\(', line)]
     assert len(calls) == 5 and all('nodes=5)' in line or 'terms=20)' in line for line in calls)
     judged = ''.join(''.join(cell['source']) for cell in cells(root/'nbs/theory/05_loss_law.ipynb'))
     assert 'moments(n, p, m, nodes=5, terms=20)' in judged
