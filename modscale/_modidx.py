@@ -58,6 +58,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'modscale.app.claims.read_claim': ('app/claims.html#read_claim', 'modscale/app/claims.py'),
                                      'modscale.app.claims.read_run': ('app/claims.html#read_run', 'modscale/app/claims.py'),
                                      'modscale.app.claims.ridge_error': ('app/claims.html#ridge_error', 'modscale/app/claims.py'),
+                                     'modscale.app.claims.rows_where': ('app/claims.html#rows_where', 'modscale/app/claims.py'),
                                      'modscale.app.claims.sample_facts': ('app/claims.html#sample_facts', 'modscale/app/claims.py'),
                                      'modscale.app.claims.target': ('app/claims.html#target', 'modscale/app/claims.py'),
                                      'modscale.app.claims.threshold_per_parameter': ( 'app/claims.html#threshold_per_parameter',

@@ -64,15 +64,16 @@ def runs(request):
     One core is left to the other tests until the first notebook is asked for."""
     chosen = [item.callspec.params['nb'] for item in request.session.items if is_notebook(item)]
     cores, started = os.cpu_count() or 1, []
-    free = threading.Semaphore(max(1, cores - (len(chosen) < len(request.session.items))))
+    beside = cores > 1 and len(chosen) < len(request.session.items)
+    free = threading.Semaphore(cores - beside)
+    kept = [free] if beside else [] # whose last place is for the other tests
     from test_notebooks import run
     def run_one(nb):
         with free: return run(nb, started)
     with ThreadPoolExecutor(cores) as pool:
-        futures, alone = {nb: pool.submit(run_one, nb) for nb in chosen}, threading.Event()
+        futures = {nb: pool.submit(run_one, nb) for nb in chosen}
         def result_of(nb):
-            if not alone.is_set() and cores > 1 and len(chosen) < len(request.session.items): free.release()
-            alone.set()
+            if kept: kept.pop().release()
             return futures[nb]
         yield result_of
         pool.shutdown(wait=False, cancel_futures=True) # after -x or Ctrl-C nothing goes on
