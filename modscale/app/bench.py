@@ -351,9 +351,9 @@ def align_races(
 # %% ../../nbs/app/03_bench.ipynb #33-0222
 def rival_rows(
     tasks:int, # sine-wave tasks, one fit of each rival on each
-    rivals:list[str]|None=None, # of rule/04_rivals, besides ours; None: all that are installed
+    rivals:list[str]|None=None, # of rule/06_rivals, besides ours; None: all that are installed
 ) -> pd.DataFrame: # a row a rival: as of `run_race`, with coverage and R² of both, and tasks on which the peer failed
-    "The rule and its prediction against every installed rival (rule/04_rivals); a black box has no coverage."
+    "The rule and its prediction against every installed rival (rule/06_rivals); a black box has no coverage."
     from modscale.rule.rivals import compare_rivals
     table = compare_rivals('sine', 5, 5, 400, range(tasks), rivals and ['ours', *rivals]).set_index('rival')
     ours, work = table.loc['ours'], f'modules from 400 samples, m = k = 5, {tasks} task{"s"*(tasks > 1)}'
