@@ -18,7 +18,8 @@ import torch
 
 from ..base.symbols import choice, real_above, whole
 from .descent import Data, optimise_kernel, standard_data
-from .kernel import Kernel, closed_form, fourier_features, member, normal_equations, in_float64, project, subset, wide_start
+from .kernel import Kernel, closed_form, fourier_features, in_float64, member, normal_equations, project
+from .kernel import subset, wide_start, with_one
 from .leave_one_out import Score, leave_one_out
 from .search import NARROWEST, ROUNDS, START_STEPS, STARTS, STEPS, Ends, Verdict, elimination_of, joint_rule
 from .search import paper_kernel
@@ -47,7 +48,7 @@ def effects_of(
     for rows in x.double().split(chunk):
         phi = fourier_features(project(rows, exact.U), exact.log_bandwidth.exp())*exact.log_scale.exp()[:, None]
         parts.append(torch.einsum('nKq,Kqd->nKd', phi[..., :own.shape[1]], own))
-    return torch.cat(parts), x.double() @ linear*exact.log_linear.exp()
+    return torch.cat(parts), with_one(x.double()) @ linear*exact.log_linear.exp()
 
 # %% ../../nbs/rule/05_align.ipynb #03_align-a4f6bd
 def fit_modules(
@@ -69,7 +70,7 @@ def fit_modules(
 # %% ../../nbs/rule/05_align.ipynb #align-path
 DECISIVE = 3. # nats in all by which more modules must be better: odds of twenty to one
 FIRST_COUNT = 16 # modules of the first path
-WORTH = .03 # of what the modules gain over the linear part: less is no reason for one more
+WORTH = .02 # of what the modules gain over the linear part: less is no reason for one more
 LINEAR_STEPS = 60 # until scale and noise of a linear part are at rest
 COUNT_STARTS = 4 # searches side by side that count modules
 COUNT_ROWS = 2048 # rows on which numbers of modules are compared

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from .kernel import EDGE, WIDTHS, Kernel, feature_weights, orthonormal, project, project_to_domain
-from .kernel import radius_for, wave_vectors, waves
+from .kernel import radius_for, wave_vectors, waves, with_one
 
 # %% ../../nbs/rule/02_descent.ipynb #13-013
 BATCH = 4096 # rows of a step, at most
@@ -152,7 +152,7 @@ class Look:
     cos:torch.Tensor # shape (..., n, K, V)
     sin:torch.Tensor # shape (..., n, K, V)
     size:torch.Tensor # of 1 and of each wave, shape (..., K, V+1)
-    linear:torch.Tensor # features of the linear part, shape (..., n, m)
+    linear:torch.Tensor # features of the linear part, shape (..., n, m+1)
     inside:torch.Tensor # is z before the edge? shape (..., n, K, b)
     root:torch.Tensor # √w, shape (n, 1)
 
@@ -176,7 +176,7 @@ def look(
     z = project(x, kernel.U)
     cos, sin = (wave*root[..., None] for wave in waves(z, W))
     size = feature_weights(kernel.log_bandwidth.exp(), W)*kernel.log_scale.exp()[..., None]
-    linear = x*root*kernel.log_linear.exp()[..., None, None]
+    linear = with_one(x)*root*kernel.log_linear.exp()[..., None, None]
     return Look(W, x*root, cos, sin, size, linear, (z.abs() < EDGE).to(x.dtype), root)
 
 # %% ../../nbs/rule/02_descent.ipynb #desc-slopes
@@ -186,11 +186,12 @@ def gradient_of(
     kernel:Kernel, # at which
 ) -> Kernel: # derivatives of E
     "The gradient of E by hand (rule/02_descent, step 2)."
-    (K, b, m), (V, _) = kernel.U.shape[-3:], seen.W.shape
+    (K, b, _), (V, _) = kernel.U.shape[-3:], seen.W.shape
     n, d = solved.n, solved.quad.shape[-1]
     pull = (solved.alpha/(d*solved.quad)[..., None, :]).to(seen.x.dtype)
     slope = solved.features/n - pull @ solved.theta.mT.to(pull.dtype)          # of E by Φ
-    own, linear = slope[..., :-m].unflatten(-1, (K, 2*V + 1)), slope[..., -m:]
+    own, linear = slope.split([K*(2*V + 1), seen.linear.shape[-1]], -1)
+    own = own.unflatten(-1, (K, 2*V + 1))
     one, by_cos, by_sin = own.split([1, V, V], -1)
     size = seen.size[..., None, :, 1:]
     by_z = (((by_sin*seen.cos - by_cos*seen.sin)*size) @ seen.W)*seen.inside
@@ -208,11 +209,10 @@ def gradient_of(
 def module_slopes(
     seen:Look, # the rows
     solved:Solved, # C⁻¹ there
-    m:int, # inputs
 ) -> torch.Tensor: # slope of each module's function at each row, shape (..., n, K, b, d)
     "Derivatives of the closed-form fit by what a module sees, √w included."
     K, V = seen.size.shape[-2], len(seen.W)
-    theta = solved.theta[..., :-m, :].unflatten(-2, (K, 2*V + 1)).to(seen.x.dtype)
+    theta = solved.theta[..., :K*(2*V + 1), :].unflatten(-2, (K, 2*V + 1)).to(seen.x.dtype)
     wave = (seen.size[..., 1:, None, None]*seen.W[..., None])                                # (..., K, V, b, 1)
     _, by_cos, by_sin = theta[..., None, :].split([1, V, V], -3)
     steep = torch.einsum('...nkv,...kvbd->...nkbd', seen.cos, wave*by_sin)
@@ -238,7 +238,7 @@ def slopes_of(
     seen = look(kernel, x, weight)
     n = None if weight is None else float(weight.sum())
     solved = solve_kernel(seen.Phi, Y*seen.root, kernel.log_noise.double().exp(), n)
-    return Slopes(solved, gradient_of(seen, solved, kernel), module_slopes(seen, solved, x.shape[1]), x)
+    return Slopes(solved, gradient_of(seen, solved, kernel), module_slopes(seen, solved), x)
 
 # %% ../../nbs/rule/02_descent.ipynb #desc-tangent
 def tangent(
@@ -364,7 +364,7 @@ def balance_of(
     price = (solved.features*solved.Phi).sum(-2).double()/solved.n
     gain = (solved.theta.square()/solved.quad[..., None, :]).mean(-1)
     scale, linear = (log_ratio(*(t.sum(-1) for t in pair))/2 for pair in zip(*(
-        (t[..., :-m].unflatten(-1, (K, (t.shape[-1] - m)//max(K, 1))), t[..., -m:]) for t in (gain, price))))
+        (t[..., :-m - 1].unflatten(-1, (K, (t.shape[-1] - m - 1)//max(K, 1))), t[..., -m - 1:]) for t in (gain, price))))
     return scale, linear, log_ratio(solved.force, solved.trace/solved.n)
 
 # %% ../../nbs/rule/02_descent.ipynb #13-012

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['HALF_PERIOD', 'EDGE', 'RADIUS', 'NEGLIGIBLE', 'WIDTHS', 'SCALES', 'LEAST_NOISE', 'NOISES', 'WIDE', 'NOISY',
            'wave_vectors', 'radius_for', 'feature_weights', 'waves', 'fourier_features', 'quadratic_and_logdet',
-           'neg_log_evidence', 'likeness', 'coverage', 'similarity', 'project', 'Kernel', 'member', 'subset',
-           'in_float64', 'orthonormal', 'project_to_domain', 'wide_start', 'Normal', 'normal_equations', 'closed_form',
-           'removal_cost', 'Elimination', 'eliminate']
+           'neg_log_evidence', 'likeness', 'coverage', 'similarity', 'project', 'with_one', 'Kernel', 'member',
+           'subset', 'in_float64', 'orthonormal', 'project_to_domain', 'wide_start', 'Normal', 'normal_equations',
+           'closed_form', 'removal_cost', 'Elimination', 'eliminate']
 
 # %% ../../nbs/rule/01_kernel.ipynb #12-003
 import math
@@ -134,6 +134,13 @@ def project(
     "What each projection sees of the inputs, as one matrix product."
     return (x @ U.flatten(-3, -2).mT).unflatten(-1, U.shape[-3:-1])
 
+# %% ../../nbs/rule/01_kernel.ipynb #kern-one
+def with_one(
+    x:torch.Tensor, # inputs, shape (n, m)
+) -> torch.Tensor: # shape (n, m+1)
+    "A one before each row: what the linear part sees."
+    return torch.cat([torch.ones_like(x[:, :1]), x], 1)
+
 # %% ../../nbs/rule/01_kernel.ipynb #12-020
 @dataclass
 class Kernel:
@@ -147,14 +154,14 @@ class Kernel:
     log_noise:torch.Tensor # log λ, shape (...)
 
     def features(self, x:torch.Tensor, J:int|None=None) -> torch.Tensor:
-        "Features at `x` (n, m): q of each module, then the inputs; shape (..., n, D), D = Kq + m."
+        "Features at `x` (n, m): q of each module, then one and the inputs; shape (..., n, D), D = Kq + m + 1."
         own = fourier_features(project(x, self.U), self.log_bandwidth.exp(), J)*self.log_scale.exp()[..., None, :, None]
-        return torch.cat([own.flatten(-2), x*self.log_linear.exp()[..., None, None]], -1)
+        return torch.cat([own.flatten(-2), with_one(x)*self.log_linear.exp()[..., None, None]], -1)
 
     def split(self, theta:torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        "Coefficients (..., D, d) of the modules, shape (..., K, q, d), and of the linear part, shape (..., m, d)."
-        own, linear = theta.split([theta.shape[-2] - self.U.shape[-1], self.U.shape[-1]], -2)
-        K = self.U.shape[-3]
+        "Coefficients (..., D, d) of the modules, shape (..., K, q, d), and of one and the inputs, (..., m+1, d)."
+        K, _, m = self.U.shape[-3:]
+        own, linear = theta.split([theta.shape[-2] - m - 1, m + 1], -2)
         return own.unflatten(-2, (K, own.shape[-2]//max(K, 1))), linear
 
     @property
@@ -262,7 +269,7 @@ def normal_equations(
         A = A + Phi.mT @ Phi
         right = right + Phi.mT @ (Y[at:at + chunk]*root[at:at + chunk])
     K, _, m = kernel.U.shape[-3:]
-    return Normal(A, right, (Y*root).square().sum(0), float(root.square().sum()), K, (A.shape[-1] - m)//max(K, 1))
+    return Normal(A, right, (Y*root).square().sum(0), float(root.square().sum()), K, (A.shape[-1] - m - 1)//max(K, 1))
 
 # %% ../../nbs/rule/01_kernel.ipynb #12-0275
 @torch.no_grad()
