@@ -302,7 +302,7 @@ def curvature_of(
 # %% ../../nbs/rule/02_descent.ipynb #desc-step
 DAMPING = .01 # of the Gauss-Newton matrix, as a share of its diagonal and of that diagonal's mean
 LONGEST = .5 # most that a projection moves in a step
-WHOLE = 512 # parameters of projections up to which H is factored; beyond, conjugate gradients
+WHOLE = 100 # parameters of projections up to which H is factored; beyond, conjugate gradients
 
 def whole_step(
     curve:Curvature, # H
