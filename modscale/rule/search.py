@@ -150,7 +150,7 @@ def exchange(
     ends.E[better] = trial.E[better]
 
 # %% ../../nbs/rule/04_search.ipynb #sear-agree
-ALIKE = .95 # likeness from which two projections are the same
+ALIKE = .98 # likeness from which two ends are at the same projection
 COUNTS = .01 # cost of leaving a module out, as a share of the targets' squares, from which it counts
 
 def agreement(
