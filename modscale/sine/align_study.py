@@ -158,7 +158,7 @@ TARGETS = {f'align.recovered.{name}': ('recovered', '>=', 1., at) for name, (at,
     'align.K_small': ('similarity', '>=', .95, at_size(1000, K=3))} | {
     f'align.seconds.{name}': ('seconds', '<=', most, at) for name, (at, most) in SETTINGS.items()}
 PAPER = at_size(400, rule='paper') # beside the targets, for comparison
-THRESHOLDS = {(5, 5): (60, 70, 85, 100, 150), (9, 5): (100, 126, 150, 180), (9, 9): (200, 227, 243, 270, 300),
+THRESHOLDS = {(5, 5): (60, 70, 85, 100), (9, 5): (100, 126, 150, 180), (9, 9): (200, 227, 243, 270),
               (30, 5): (300, 360, 420, 480)}
 COUNT_SIZES = {(5, 5): 200, (9, 9): 648, (10, 3): 240, (5, 8): 320} # eight samples a projection parameter
 COUNT_NOISES = (0., .1, .3)
@@ -215,7 +215,7 @@ def count_study(
 # %% ../../nbs/sine/02_align_study.ipynb #26-0145
 CONSTANTS = ('NARROWEST', 'START_STEPS', 'STEPS', 'NEW_WIDTH', 'HEAT', 'EACH', 'LEAP', 'RATE', 'DAMPING', 'LONGEST',
              'COUNTS', 'TURN')
-ABLATED = (243, 300, 400) # samples at m = k = 9
+ABLATED = (108, 144, 216) # samples at m = k = 6: 3, 4 and 6 a projection parameter
 
 def half_and_double(
     name:str # a constant of the search
@@ -233,7 +233,7 @@ def ablation_study(
     changes = [{}] + [dict(change=change) for name in CONSTANTS for change in half_and_double(name)]
     changes += [dict(starts=starts) for starts in (2, STARTS//2, 2*STARTS)] + [dict(rounds=0)]
     sizes = ABLATED if scale == 'paper' else ABLATED[-1:]
-    return alignments('ablation', [dict(m=9, k=9, n=n, rounds=30) | change for change in changes for n in sizes], scale)
+    return alignments('ablation', [dict(m=6, k=6, n=n, rounds=30) | change for change in changes for n in sizes], scale)
 
 # %% ../../nbs/sine/02_align_study.ipynb #26-015
 def select(
