@@ -889,6 +889,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'modscale.rule.search.Verdict': ('rule/search.html#verdict', 'modscale/rule/search.py'),
                                       'modscale.rule.search.Verdict.found': ('rule/search.html#verdict.found', 'modscale/rule/search.py'),
                                       'modscale.rule.search.agreement': ('rule/search.html#agreement', 'modscale/rule/search.py'),
+                                      'modscale.rule.search.counting': ('rule/search.html#counting', 'modscale/rule/search.py'),
                                       'modscale.rule.search.elimination_of': ('rule/search.html#elimination_of', 'modscale/rule/search.py'),
                                       'modscale.rule.search.exchange': ('rule/search.html#exchange', 'modscale/rule/search.py'),
                                       'modscale.rule.search.joined': ('rule/search.html#joined', 'modscale/rule/search.py'),

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PAPER_WIDTH', 'PAPER_NOISE', 'NARROWEST', 'START_STEPS', 'STEPS', 'NEW_WIDTH', 'HEAT', 'EACH', 'ALIKE', 'COUNTS',
-           'STARTS', 'ROUNDS', 'FINE_STEPS', 'TURN', 'paper_objective', 'paper_kernel', 'Ends', 'elimination_of',
-           'pruned', 'search_starts', 'joined', 'with_random', 'exchange', 'agreement', 'Verdict', 'with_detail',
-           'joint_rule']
+           'STARTS', 'ROUNDS', 'FINE_STEPS', 'SURE_ROWS', 'TURN', 'paper_objective', 'paper_kernel', 'Ends',
+           'elimination_of', 'pruned', 'search_starts', 'joined', 'with_random', 'exchange', 'counting', 'agreement',
+           'Verdict', 'with_detail', 'joint_rule']
 
 # %% ../../nbs/rule/04_search.ipynb #13-003
 import math
@@ -153,15 +153,22 @@ def exchange(
 ALIKE = .98 # likeness from which two ends are at the same projection
 COUNTS = .01 # cost of leaving a module out, as a share of the targets' squares, from which it counts
 
+def counting(
+    stack:Kernel, # a stack
+    data:Data, # rows on which to judge
+) -> np.ndarray: # bool, shape (S, K)
+    "Which modules count: the others could be left out for next to nothing."
+    path = elimination_of(stack, data)
+    return torch.zeros_like(path.cost).scatter(-1, path.order, path.cost).cpu().numpy() > COUNTS
+
 def agreement(
     ends:Ends, # at least two
     data:Data, # rows on which to judge
 ) -> float: # in [0, 1]; NaN where no module counts
     "The worst likeness of a module of the best end that counts to the nearest of any other end."
-    path, best = elimination_of(ends.kernels, data), ends.best
-    counts = torch.zeros_like(path.cost).scatter(-1, path.order, path.cost)[best].cpu().numpy() > COUNTS
+    best, U = ends.best, ends.kernels.U.cpu().numpy()
+    counts = counting(ends.kernels, data)[best]
     if not counts.any(): return math.nan
-    U = ends.kernels.U.cpu().numpy()
     others = np.delete(U, best, 0).reshape(-1, *U.shape[2:])
     return float(likeness(U[best], others).max(1)[counts].min())
 
@@ -169,6 +176,7 @@ def agreement(
 STARTS = 8 # searches side by side, when two do not agree
 ROUNDS = 60 # most exchanges of each
 FINE_STEPS = 20 # of the end with all bandwidths
+SURE_ROWS = 2048 # rows, at most, on which directions are judged
 TURN = .03 # variance of a direction, in squared radians, up to which a module is trusted
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +186,7 @@ class Verdict:
     ends:Ends # of all searches
     history:list # E at each step of its last descent
     agreement:float # worst likeness of a module that counts to its like in another end; NaN: none counts, or one end
-    turn:float # largest variance of a direction, in squared radians
+    turn:float # largest variance of the direction of a module that counts, in squared radians
     rounds:int # exchanges made of each search
 
     @property
@@ -195,9 +203,11 @@ def with_detail(
     rounds:int, # made so far
 ) -> Verdict: # on the best end
     "Let narrow bandwidths in, and ask how sure the directions are."
-    kernel = member(ends.kernels, ends.best)
-    history = optimise_kernel(kernel, data, FINE_STEPS, seed)
-    return Verdict(kernel, ends, history.tolist(), agreement, float(leave_one_out(kernel, data.few(seed, 2048)).turn.max()), rounds)
+    stack = member(ends.kernels, slice(ends.best, ends.best + 1))
+    history, kernel = optimise_kernel(stack, data, FINE_STEPS, seed)[:, 0].tolist(), member(stack, 0)
+    counts = counting(stack, data)[0]
+    turn = leave_one_out(kernel, data.few(seed, SURE_ROWS)).turn.cpu().numpy()[counts]
+    return Verdict(kernel, ends, history, agreement, float(turn.max(initial=0.)), rounds)
 
 # %% ../../nbs/rule/04_search.ipynb #sear-rule
 def joint_rule(
