@@ -862,7 +862,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'modscale/rule/rivals.py'),
                                       'modscale.rule.rivals.kernel_ridge': ('rule/rivals.html#kernel_ridge', 'modscale/rule/rivals.py'),
                                       'modscale.rule.rivals.largest_terms': ('rule/rivals.html#largest_terms', 'modscale/rule/rivals.py'),
-                                      'modscale.rule.rivals.linear_part': ('rule/rivals.html#linear_part', 'modscale/rule/rivals.py'),
+                                      'modscale.rule.rivals.linear_fit': ('rule/rivals.html#linear_fit', 'modscale/rule/rivals.py'),
                                       'modscale.rule.rivals.network_rival': ('rule/rivals.html#network_rival', 'modscale/rule/rivals.py'),
                                       'modscale.rule.rivals.our_rival': ('rule/rivals.html#our_rival', 'modscale/rule/rivals.py'),
                                       'modscale.rule.rivals.paper_rival': ('rule/rivals.html#paper_rival', 'modscale/rule/rivals.py'),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FIT_STEPS', 'MACHINES', 'RIVALS', 'NEEDS', 'RIVAL_SETTINGS', 'RIVAL_SCALES', 'Found', 'additive_fit', 'found_at',
-           'random_rival', 'paper_rival', 'our_rival', 'linear_part', 'detrended_rival', 'deflation_rival',
+           'random_rival', 'paper_rival', 'our_rival', 'linear_fit', 'detrended_rival', 'deflation_rival',
            'largest_terms', 'pursuit_rival', 'first_rows', 'sir_directions', 'phd_directions', 'kernel_ridge',
            'ridge_gradients', 'agop_directions', 'sir_rival', 'phd_rival', 'agop_rival', 'feature_machine',
            'xrfm_rival', 'projected_kernel', 'gp_rival', 'train_process', 'boosting_rival', 'ridge_rival',
@@ -88,7 +88,7 @@ def our_rival(x, y, K, seed) -> Found:
     return Found(found.U, found.predict)
 
 # %% ../../nbs/rule/06_rivals.ipynb #23-009
-def linear_part(
+def linear_fit(
     x:np.ndarray, # inputs, shape (n, m)
     y:np.ndarray, # targets, shape (n,)
 ) -> Callable: # inputs of shape (n, m) to the least-squares fit, shape (n,)
@@ -100,7 +100,7 @@ def linear_part(
 # %% ../../nbs/rule/06_rivals.ipynb #04_rival-171f5f
 def detrended_rival(x, y, K, seed) -> Found:
     "Algorithm 1 from 5K starts on what a linear fit leaves; it keeps the K that cost most to leave out of their sum."
-    rest = y - linear_part(x, y)(x)
+    rest = y - linear_fit(x, y)(x)
     data, *_ = standard_data(x, rest)
     kernel = wide_start(5*K, x.shape[1], seed)
     paper_kernel(kernel, data, PAPER_STEPS, seed)
@@ -110,7 +110,7 @@ def detrended_rival(x, y, K, seed) -> Found:
 # %% ../../nbs/rule/06_rivals.ipynb #23-0095
 def deflation_rival(x, y, K, seed, starts=100, steps=20) -> Found:
     "One direction at a time on what a linear fit and those before leave: the best evidence of 100 descents."
-    rest, U = y - linear_part(x, y)(x), np.empty((0, x.shape[1]))
+    rest, U = y - linear_fit(x, y)(x), np.empty((0, x.shape[1]))
     for k in range(K):
         data, *_ = standard_data(x, rest)
         stack = wide_start(1, x.shape[1], seed*K + k, starts=starts)
@@ -242,7 +242,8 @@ def feature_machine(
 # %% ../../nbs/rule/06_rivals.ipynb #23-0118
 def xrfm_rival(x, y, K, seed, rounds=5) -> Found:
     "A recursive feature machine; directions are eigenvectors of its average gradient outer product, no more than m."
-    center, spread, cut = y.mean(), y.std(), len(x) - len(x)//5
+    center, spread = y.mean(), y.std()
+    cut = len(x) - len(x)//5
     every = torch.as_tensor(x), torch.as_tensor((y - center)/spread)[:, None]
     train, held_out = tuple(t[:cut] for t in every), tuple(t[cut:] for t in every)
     best = None
