@@ -458,9 +458,9 @@ def run_rivals(
 # %% ../../nbs/rule/06_rivals.ipynb #23-023
 def rival_cost(cell:dict) -> float: # in seconds, roughly
     "The process factors an n by n matrix in every step; searches of constants come next."
-    large = cell['n']/400
-    return dict(gp=4*cell['k']*large**2.5, pursuit=3*cell['k']*large, xrfm=5*large**2, boosting=15, network=15,
-                deflation=5).get(cell['rival'], 2)
+    k, large = cell['k'], cell['n']/400
+    return dict(gp=3*k*large**2.5, pursuit=k**2*large/4, xrfm=2*large**2, deflation=k*large/2, boosting=3,
+                network=5).get(cell['rival'], 1)
 
 # %% ../../nbs/rule/06_rivals.ipynb #23-024
 def rivals_study(
