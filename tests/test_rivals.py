@@ -35,6 +35,54 @@ def test_the_process_of_gpytorch_is_the_sum_of_its_modules():
     assert torch.allclose(kernel(a, b).to_dense(), by_hand)
     assert torch.allclose(kernel(a, diag=True), kernel(a).to_dense().diagonal())
 
+def test_an_additive_fit_turns_nothing_and_gives_all_that_an_alignment_has():
+    task = make_task('sine', 4, 3, 0)
+    x, y = task.sample(300, 0)
+    fit = rivals.additive_fit(task.U[::-1], x, y)
+    order = [int(np.abs(task.U @ u).argmax()) for u in fit.U]
+    assert sorted(order) == [0, 1, 2] and np.allclose(fit.U, task.U[order], atol=1e-6)
+    assert (np.diff(fit.share) <= 0).all() and fit.linear_share >= 0 and len(fit.history) == rivals.FIT_STEPS
+    assert fit.history[-1] < fit.history[0] - 1 and fit.found is None and fit.seconds > 0
+    assert np.allclose(fit.predict(x), fit.effects(x).sum(1) + fit.linear(x) + fit.center)
+    assert 1 - np.mean((fit.predict(x) - y)**2)/y.var() > .99
+
+def test_deflation_finds_one_module_and_leaves_its_line_to_the_linear_part():
+    rng = np.random.default_rng(0)
+    u, x = np.array([.6, .8, 0, 0]), rng.standard_normal((300, 4))
+    y = np.cos(2*x @ u) + 3*x[:, 3]
+    for rival in (rivals.deflation_rival, rivals.detrended_rival):
+        assert abs(rival(x, y, 1, 0).U[0] @ u) > .99
+
+def test_a_feature_machine_learns_its_metric_in_rounds():
+    pytest.importorskip('xrfm')
+    import torch
+    rng = np.random.default_rng(0)
+    u, x = np.array([.6, .8, 0, 0]), rng.standard_normal((200, 4))
+    y = np.cos(x @ u)
+    train = torch.as_tensor(x), torch.as_tensor(y)[:, None]
+    setting = dict(bandwidth=2.5, exponent=1.4, reg=1e-4)
+    none, some = (rivals.feature_machine(setting, rounds, train) for rounds in (0, 3))
+    assert none.M is None or np.allclose(none.M, np.eye(4))         # a kernel ridge regression on the inputs as they are
+    values, vectors = np.linalg.eigh(some.M.numpy())
+    assert abs(vectors[:, -1] @ u) > .99 and values[-1] > 10*values[-2]
+    found = rivals.xrfm_rival(x, 5*y + 7, 2, 0)
+    assert abs(found.U[0] @ u) > .98
+    fx = rng.standard_normal((1000, 4))
+    assert np.mean((found.predict(fx) - 5*np.cos(fx @ u) - 7)**2) < .05*25*np.cos(fx @ u).var()
+
+def test_the_process_goes_on_from_its_better_start(monkeypatch):
+    pytest.importorskip('gpytorch')
+    steps, starts = [], []
+    train = rivals.train_process
+    def traced(kernel, X, Y, **settings):
+        starts.append(kernel)
+        noise, loss = train(kernel, X, Y, steps=settings.get('steps', 3))
+        steps.append(loss)
+        return noise, loss
+    monkeypatch.setattr(rivals, 'train_process', traced)
+    rivals.gp_rival(*make_task('sine', 3, 2, 0).sample(60, 0), 2, 0)
+    assert len(starts) == 3 and starts[2] is starts[int(np.argmin(steps[:2]))]
+
 def test_a_missing_package_is_a_note_not_an_error(monkeypatch, capsys):
     monkeypatch.setitem(rivals.NEEDS, 'gp', ('no_such_module', 'no-such-package'))
     assert rivals.installed_rivals(['ours', 'gp']) == ['ours']
