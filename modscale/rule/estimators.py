@@ -252,7 +252,8 @@ class ModularBase(BaseEstimator):
         return scale_inputs(validate_data(self, X, reset=False, dtype=np.float64), self.state_)
 
     def _output(self, X):
-        _, effects, linear = module_outputs(self.state_, self._scaled(X))
+        t = self._scaled(X)
+        _, effects, linear = module_outputs(self.state_, t)
         return (effects.sum(1) + linear)*self.state_['y_spread'] + self.state_['y_center']
 
 # %% ../../nbs/rule/07_estimators.ipynb #35-038
@@ -603,13 +604,14 @@ def plot_module_curves(
 ): # a matplotlib Figure with a panel a module
     """Each module's function over what it sees, with its share of the variance and the main columns of its directions.
 
-    Raises `ValueError` for modules of three coordinates, of which there is no picture."""
+    Raises `ValueError` for modules of three coordinates, of which there is no picture, and where there is no module."""
     import matplotlib.pyplot as plt
     z, effects = est.projections(X), est.module_effects(X)
     U = est.directions_
     if z.ndim == 2: z, U = z[..., None], U[:, None]
     b = U.shape[1]
     if b > 2: raise ValueError(f'modules can be drawn for module_dim 1 or 2, got module_dim={b}')
+    if not est.n_modules_: raise ValueError('there is no module to draw: the fit is linear, n_modules_=0')
     effects = effects[..., None] if effects.ndim == 2 else effects
     names = getattr(est, 'feature_names_in_', [f'x{i}' for i in range(est.n_features_in_)])
     K = min(most, est.n_modules_)
