@@ -8,7 +8,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from modscale.rule.estimators import ModularBase, ModularClassifier, ModularRegressor, plot_module_curves
 
-short = dict(starts=1, rounds=0, max_candidates=4, network_steps=100)
+short = dict(starts=1, rounds=0, max_candidates=2, network_steps=100)
 
 @pytest.mark.filterwarnings('ignore')
 @parametrize_with_checks([ModularRegressor(**short), ModularClassifier(**short)])
@@ -147,10 +147,12 @@ def test_one_search_gives_no_verdict_where_modules_are_better_and_a_negative_one
         assert ModularRegressor(2, starts=1).fit(X, np.random.default_rng(1).permutation(y)).found_ is False
 
 def linear_table(kind):
-    X = np.random.default_rng(0).standard_normal((120, 3))
-    y = X @ [1., -2., .5] + .5*np.random.default_rng(1).standard_normal(120)
-    return X, {'one output': y, 'two outputs': np.c_[y, 3*X[:, 1] + 1], 'two classes': y > 0,
-               'three classes': np.digitize(y, [-1, 1])}[kind]
+    "Targets, or probabilities of classes, that are linear in the inputs."
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-1, 1, (200, 3))
+    y, drawn = X @ [1., -2., .5] + .5*rng.standard_normal(200), rng.random(200)
+    return X, {'one output': y, 'two outputs': np.c_[y, 3*X[:, 1] + 1], 'two classes': drawn < .5 + .4*X[:, 0],
+               'three classes': (drawn > .33 + .3*X[:, 0]).astype(int) + (drawn > .66 + .3*X[:, 0])}[kind]
 
 @pytest.mark.parametrize('predictor', ['kernel', 'network'])
 @pytest.mark.parametrize('kind', ['one output', 'two outputs', 'two classes', 'three classes'])
@@ -161,9 +163,9 @@ def test_a_linear_table_has_no_module_and_all_else(tmp_path, kind, predictor):
         model = (ModularClassifier if classes else ModularRegressor)(predictor=predictor, max_candidates=4).fit(X, y)
     effects, linear = model.module_effects(X), model.linear_effect(X)
     assert model.n_modules_ == 0 and model.directions_.shape == (0, 3) and model.shares_.shape == (0,)
-    assert effects.shape[:2] == (120, 0) and model.projections(X).shape == (120, 0)
+    assert effects.shape[:2] == (200, 0) and model.projections(X).shape == (200, 0)
     out = model.decision_function(X) if classes else model.predict(X)
-    assert np.ptp(out - linear, 0).max() < 1e-9 and model.score(X, y) > .8
+    assert np.ptp(out - linear, 0).max() < 1e-9 and model.score(X, y) > (.5 if classes else .8)
     assert model.found_ is False and model.evidence_ == model.linear_evidence_
     model.save(tmp_path/'model')
     back = ModularBase.load(tmp_path/'model')

@@ -211,7 +211,7 @@ class ModularBase(BaseEstimator):
         predictor='kernel', # 'kernel': closed form; 'network': a modular network trained from the projections
         standardize=True, # bring columns on a scale near one, and pull outliers in
         random_state=0, # seed, None or RandomState
-        max_candidates=32, # most modules for 'auto'
+        max_candidates=16, # most modules for 'auto'
         starts=4, # searches side by side when two do not agree; 1: nothing is compared
         rounds=10, # most exchanges of each
         network_steps=2000, # of the network's training
