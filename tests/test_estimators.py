@@ -8,7 +8,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from modscale.rule.estimators import ModularBase, ModularClassifier, ModularRegressor, plot_module_curves
 
-short = dict(steps=10, rounds=0, max_candidates=4, network_steps=100)
+short = dict(starts=1, rounds=0, max_candidates=2, network_steps=100)
 
 @pytest.mark.filterwarnings('ignore')
 @parametrize_with_checks([ModularRegressor(**short), ModularClassifier(**short)])
@@ -56,14 +56,19 @@ def test_file_and_pickle_give_the_estimator_back(tmp_path, predictor, kind):
         assert type(back) is type(model) and back.get_params() == model.get_params()
         assert (back.predict(X) == model.predict(X)).all()
         assert (back.module_effects(X) == model.module_effects(X)).all() and (back.shares_ == model.shares_).all()
+        assert (back.linear_effect(X) == model.linear_effect(X)).all() and back.linear_share_ == model.linear_share_
+        assert back.found_ is model.found_
 
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('predictor', ['kernel', 'network'])
 def test_effects_add_up_to_the_prediction(predictor):
     X, y = table()
     model = ModularRegressor(predictor=predictor, **short).fit(X, y)
-    rest = model.predict(X) - model.module_effects(X).sum(1)
-    assert np.ptp(rest) < 1e-9 and np.allclose(model.module_effects(X).mean(0), 0, atol=1e-9)
+    effects, linear = model.module_effects(X), model.linear_effect(X)
+    assert np.ptp(model.predict(X) - effects.sum(1) - linear) < 1e-9
+    assert np.allclose(effects.mean(0), 0, atol=1e-9) and abs(linear.mean()) < 1e-9
+    assert linear.var() == pytest.approx(model.linear_share_*y.var())
+    if predictor == 'kernel': assert linear.var() > 0
 
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.skipif(os.name != 'posix', reason='links and modes of POSIX')
@@ -89,7 +94,7 @@ def test_files_that_are_something_else_are_refused(tmp_path):
     for name in ('foreign', 'pickle', 'empty'):
         with pytest.raises(ValueError, match=name): ModularBase.load(tmp_path/name)
 
-@pytest.mark.parametrize('name, value', [('n_modules', 0), ('n_modules', 'many'), ('predictor', 'tree'), ('steps', 0),
+@pytest.mark.parametrize('name, value', [('n_modules', 0), ('n_modules', 'many'), ('predictor', 'tree'), ('starts', 0),
                                          ('device', 'abacus'), ('module_dim', 4), ('module_dim', 0), ('rounds', -1)])
 def test_bad_parameters_are_named(name, value):
     with pytest.raises(ValueError, match=f'{name}={value!r}'): ModularRegressor(**{name: value}).fit(*table())
@@ -102,7 +107,7 @@ def test_modules_of_several_coordinates(tmp_path, b, predictor):
     model = ModularRegressor(2, module_dim=b, predictor=predictor, **short).fit(X, y)
     z, effects = model.projections(X), model.module_effects(X)
     assert model.directions_.shape == (2, b, 3) and z.shape == (80, 2, b) and effects.shape == (80, 2)
-    assert np.ptp(model.predict(X) - effects.sum(1)) < 1e-9
+    assert np.ptp(model.predict(X) - effects.sum(1) - model.linear_effect(X)) < 1e-9
     seen = np.einsum('nm,kbm->nkb', X, model.directions_original_)
     assert np.ptp(z - seen, 0).max() < 1e-9 # no outlier is pulled in here
     model.save(tmp_path/'model')
@@ -125,13 +130,47 @@ def test_searches_keep_all_modules_where_directions_are_few(n_modules, m):
 
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('noise', [0., .3])
-def test_the_search_comes_to_rest_with_and_without_noise(noise):
+def test_the_verdict_holds_with_and_without_noise(noise):
     X, y = table(200)
     rng = np.random.default_rng(1)
-    model = ModularRegressor(2, rounds=1).fit(X, y + noise*y.std()*rng.standard_normal(200))
-    assert model.converged_ and model.found_ and model.agreement_ > .95
-    shuffled = ModularRegressor(2, rounds=1, steps=20).fit(X, rng.permutation(y))
-    assert not shuffled.found_
+    model = ModularRegressor(2).fit(X, y + noise*y.std()*rng.standard_normal(200))
+    assert model.found_ is True and model.agreement_ > .95 and model.turn_ < .03
+    assert model.evidence_ > model.linear_evidence_ and abs(model.left_out_ - noise**2/(1 + noise**2)) < .05
+    shuffled = ModularRegressor(2, rounds=1).fit(X, rng.permutation(y))
+    assert shuffled.found_ is False and shuffled.left_out_ > .9
+
+def test_one_search_gives_no_verdict_where_modules_are_better_and_a_negative_one_where_not():
+    X, y = table(200)
+    one = ModularRegressor(2, starts=1).fit(X, y)
+    assert one.found_ is None and np.isnan(one.agreement_)
+    with pytest.warns(UserWarning, match='directions'):
+        assert ModularRegressor(2, starts=1).fit(X, np.random.default_rng(1).permutation(y)).found_ is False
+
+def linear_table(kind):
+    "Targets, or probabilities of classes, that are linear in the inputs."
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-1, 1, (200, 3))
+    y, drawn = X @ [1., -2., .5] + .5*rng.standard_normal(200), rng.random(200)
+    return X, {'one output': y, 'two outputs': np.c_[y, 3*X[:, 1] + 1], 'two classes': drawn < .5 + .4*X[:, 0],
+               'three classes': (drawn > .33 + .3*X[:, 0]).astype(int) + (drawn > .66 + .3*X[:, 0])}[kind]
+
+@pytest.mark.parametrize('predictor', ['kernel', 'network'])
+@pytest.mark.parametrize('kind', ['one output', 'two outputs', 'two classes', 'three classes'])
+def test_a_linear_table_has_no_module_and_all_else(tmp_path, kind, predictor):
+    X, y = linear_table(kind)
+    classes = 'classes' in kind
+    with pytest.warns(UserWarning, match='no module'):
+        model = (ModularClassifier if classes else ModularRegressor)(predictor=predictor, max_candidates=4).fit(X, y)
+    effects, linear = model.module_effects(X), model.linear_effect(X)
+    assert model.n_modules_ == 0 and model.directions_.shape == (0, 3) and model.shares_.shape == (0,)
+    assert effects.shape[:2] == (200, 0) and model.projections(X).shape == (200, 0)
+    out = model.decision_function(X) if classes else model.predict(X)
+    assert np.ptp(out - linear, 0).max() < 1e-9 and model.score(X, y) > (.5 if classes else .8)
+    assert model.found_ is False and model.evidence_ == model.linear_evidence_
+    model.save(tmp_path/'model')
+    back = ModularBase.load(tmp_path/'model')
+    assert (back.predict(X) == model.predict(X)).all() and back.directions_.shape == (0, 3)
+    with pytest.raises(ValueError, match='n_modules_=0'): plot_module_curves(model, X)
 
 def test_one_class_or_no_weight_is_refused():
     X, y = table()
