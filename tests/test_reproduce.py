@@ -7,8 +7,8 @@ import numpy as np, pandas as pd, pytest
 from modscale.app.docs import external_requests
 
 PARTS = ('pinv', 'theorem1', 'ridge', 'loss_law', 'theorem2', 'universality', 'fig1', 'fig2', 'fig3', 'plan',
-         'plan_heldout', 'align', 'thresholds', 'sine', 'fig2_trained', 'fig4', 'longer', 'families', 'images',
-         'images_permuted', 'image_samples', 'image_controls', 'image_rates')
+         'plan_heldout', 'align', 'thresholds', 'counts', 'ablation', 'sine', 'fig2_trained', 'fig4', 'longer',
+         'families', 'images', 'images_permuted', 'image_samples', 'image_controls', 'image_rates')
 TIMES = ['align_seconds', 'train_seconds'] # all that may differ between two runs of the same cells
 
 def write_images(folder, seed=0):

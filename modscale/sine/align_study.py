@@ -8,7 +8,8 @@ __all__ = ['INPUT_KINDS', 'SIZES', 'KINDS', 'SETTINGS', 'TARGETS', 'PAPER', 'THR
            'descend_from_truth', 'align_row', 'run_align', 'at_size', 'size_name', 'align_seconds', 'alignments',
            'align_study', 'threshold_study', 'count_study', 'half_and_double', 'ablation_study', 'select',
            'target_table', 'plot_targets', 'crossing_of', 'recovered_runs', 'floor_runs', 'threshold_table',
-           'failure_table', 'verdict_table', 'count_table', 'change_names', 'ablation_table', 'plot_thresholds']
+           'failure_table', 'verdict_table', 'count_table', 'change_names', 'ablation_rows', 'plot_counts',
+           'plot_ablation', 'plot_thresholds']
 
 # %% ../../nbs/sine/02_align_study.ipynb #26-003
 import math
@@ -116,7 +117,8 @@ def align_row(
     begin = time.process_time()
     with changed(cell.change):
         found = align(x, y, cell.K or cell.k, cell.rule, starts=cell.starts, rounds=cell.rounds, seed=cell.seed)
-    took, U, real = time.process_time() - begin, found.U, modules_there(task.U, found.U)
+    took, U = time.process_time() - begin, found.U
+    real = modules_there(task.U, U)
     spare = likeness(U, task.U).max(1) <= .95 if len(U) else np.zeros(0, bool)
     short = cell.n <= 2000 and cell.rule == 'joint'
     E, there = descend_from_truth(task, x, y) if short else (np.nan, np.nan)
@@ -197,11 +199,12 @@ def align_study(
 
 # %% ../../nbs/sine/02_align_study.ipynb #26-0143
 def threshold_study(
-    scale:str='paper' # 'smoke', 'quick' or 'paper'; the first two for the smallest size only
+    scale:str='paper' # 'smoke', 'quick' or 'paper'; the first two for the smallest size, the first at two n only
 ) -> Study: # around the recovery thresholds
     "Alignments with few samples (sine/02_align_study, step 3). Raises `ValueError` for an unknown scale."
     sizes = list(THRESHOLDS.items())[:None if scale == 'paper' else 1]
-    return alignments('thresholds', [dict(m=m, k=k, n=n) for (m, k), grid in sizes for n in grid], scale)
+    first = -2 if scale == 'smoke' else 0
+    return alignments('thresholds', [dict(m=m, k=k, n=n) for (m, k), grid in sizes for n in grid[first:]], scale)
 
 # %% ../../nbs/sine/02_align_study.ipynb #26-0144
 def count_study(
@@ -227,13 +230,13 @@ def half_and_double(
 
 # %% ../../nbs/sine/02_align_study.ipynb #26-0146
 def ablation_study(
-    scale:str='paper' # 'smoke', 'quick' or 'paper'; the first two at the largest n only
+    scale:str='paper' # 'smoke', 'quick' or 'paper'; the first two at m = k = 5
 ) -> Study: # of the constants of the search
     "Alignments with one constant changed (sine/02_align_study, step 6). Raises `ValueError` for an unknown scale."
     changes = [{}] + [dict(change=change) for name in CONSTANTS for change in half_and_double(name)]
     changes += [dict(starts=starts) for starts in (2, STARTS//2, 2*STARTS)] + [dict(rounds=0)]
-    sizes = ABLATED if scale == 'paper' else ABLATED[-1:]
-    return alignments('ablation', [dict(m=9, k=9, n=n, rounds=30) | change for change in changes for n in sizes], scale)
+    sizes = [dict(m=9, k=9, n=n) for n in ABLATED] if scale == 'paper' else [at_size(400)]
+    return alignments('ablation', [at | dict(rounds=30) | change for change in changes for at in sizes], scale)
 
 # %% ../../nbs/sine/02_align_study.ipynb #26-015
 def select(
@@ -322,9 +325,10 @@ def threshold_table(
 ) -> pd.DataFrame: # a row a size: n at which 9 of 10 tasks are recovered, interval, and the same for each parameter
     "Recovery thresholds with bootstrap intervals over tasks (sine/02_align_study, step 3)."
     rng, rows, counts = np.random.default_rng(seed), [], table.assign(counts=held(table).astype(float))
-    for (m, k), grid in THRESHOLDS.items():
+    for (m, k), every in THRESHOLDS.items():
+        grid = [n for n in every if len(select(counts, m=m, k=k, n=n))]
+        if not grid: continue
         parts = [select(counts, m=m, k=k, n=n).set_index('seed').counts for n in grid]
-        if not all(len(p) for p in parts): continue
         wide, n = pd.concat(parts, axis=1, keys=grid).dropna().to_numpy(), np.array(grid)
         draws = crossing_of(n, wide[rng.integers(len(wide), size=(1000, len(wide)))].mean(1))
         point, (low, high) = crossing_of(n, wide.mean(0)), np.quantile(draws, [.025, .975], method='nearest')
@@ -346,7 +350,7 @@ def failure_table(
             good, said, floor = recovered_runs(part), part.found.eq(True), floor_runs(part)
             which = dict(recovered=good, floor=floor, by_search=~good & floor, by_samples=~good & ~floor,
                          failed_and_said_so=~good & ~said, failed_unnoticed=~good & said,
-                         recovered_but_doubted=good & ~said)
+                         recovered_and_said_so=good & said, recovered_but_doubted=good & ~said)
             rows.append(dict(m=m, k=k, n=n, per_parameter=n/(m*k), tasks=len(part)) |
                         {name: runs.sum() for name, runs in which.items()} |
                         dict(rounds=part.rounds_made.mean(), seconds=part.seconds.mean()))
@@ -390,15 +394,56 @@ def change_names(
     return name.mask(table.rounds == 0, 'rounds=0')
 
 # %% ../../nbs/sine/02_align_study.ipynb #26-0298
-def ablation_table(
+def ablation_rows(
     table:pd.DataFrame # of `ablation_study`
-) -> pd.DataFrame: # a row a change: recovered and unnoticed runs and mean seconds at each n
+) -> pd.DataFrame: # a row a change and n: tasks, recovered and unnoticed runs, mean seconds
     "What each change of the search does."
-    told = table.assign(what=change_names(table), unnoticed=~recovered_runs(table) & table.found.eq(True),
-                        recovered=recovered_runs(table))
-    by = told.groupby(['what', 'n'], sort=False)
-    return by.agg(tasks=('recovered', 'size'), recovered=('recovered', 'sum'), unnoticed=('unnoticed', 'sum'),
-                  seconds=('seconds', 'mean')).unstack('n')
+    good = recovered_runs(table)
+    told = table.assign(change=change_names(table), unnoticed=~good & table.found.eq(True), recovered=good)
+    return told.groupby(['change', 'n'], sort=False).agg(
+        tasks=('recovered', 'size'), recovered=('recovered', 'sum'), unnoticed=('unnoticed', 'sum'),
+        seconds=('seconds', 'mean')).reset_index()
+
+# %% ../../nbs/sine/02_align_study.ipynb #26-0299
+def plot_counts(
+    table:pd.DataFrame # of `count_study`
+): # a matplotlib Figure
+    "Share of tasks whose number of modules is found, against the noise, with Clopper-Pearson intervals."
+    import matplotlib.pyplot as plt
+    fig, ax = plt.subplots(figsize=(5.5, 3.2))
+    for i, ((m, k), rows) in enumerate(count_table(table).groupby(['m', 'k'], sort=False)):
+        low, high = np.transpose([share_interval(right, of) for right, of in zip(rows.right, rows.tasks)])
+        ax.errorbar(np.arange(len(rows)) + .08*(i - 1.5), rows.share, (rows.share - low, high - rows.share), fmt='o-',
+                    ms=4, capsize=2, label=f'm = {m}, k = {k}')
+    ax.set_xticks(range(len(COUNT_NOISES)), [f'{noise:g}' for noise in COUNT_NOISES])
+    ax.axhline(.9, color='.7', lw=.8)
+    ax.set(xlabel='variance of the noise over that of y', ylabel='share of tasks, number found', ylim=(0, 1.03))
+    ax.legend(frameon=False, fontsize=8)
+    fig.tight_layout()
+    return fig
+
+# %% ../../nbs/sine/02_align_study.ipynb #26-02995
+def plot_ablation(
+    table:pd.DataFrame # of `ablation_study`
+): # a matplotlib Figure
+    "Tasks recovered, and seconds over those of the rule as it is, for each change."
+    import matplotlib.pyplot as plt
+    rows = ablation_rows(table)
+    names = list(dict.fromkeys(rows.change))
+    fig, (left, right) = plt.subplots(1, 2, figsize=(9, .22*len(names) + 1), sharey=True)
+    for i, (n, part) in enumerate(rows.groupby('n')):
+        part = part.set_index('change').reindex(names)
+        place = np.arange(len(names)) + .2*(i - 1)
+        left.plot(part.recovered/part.tasks, place, 'o', ms=4, label=f'n = {n}')
+        right.plot(part.seconds/part.seconds.iloc[0], place, 'o', ms=4)
+    left.set_yticks(range(len(names)), [name or 'as it is' for name in names], fontsize=8)
+    left.invert_yaxis()
+    left.set(xlabel='share of tasks with every module')
+    left.legend(frameon=False, fontsize=8)
+    right.set(xlabel='seconds over those of the rule as it is', xscale='log')
+    right.axvline(1, color='.7', lw=.8)
+    fig.tight_layout()
+    return fig
 
 # %% ../../nbs/sine/02_align_study.ipynb #26-047
 def plot_thresholds(
@@ -407,10 +452,12 @@ def plot_thresholds(
     "Modules found and tasks recovered against samples a parameter."
     import matplotlib.pyplot as plt
     fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
-    for i, ((m, k), grid) in enumerate(THRESHOLDS.items()):
+    for i, ((m, k), every) in enumerate(THRESHOLDS.items()):
+        grid = [n for n in every if len(select(table, m=m, k=k, n=n))]
+        if not grid: continue
         parts = [select(table, m=m, k=k, n=n) for n in grid]
-        if not all(len(p) for p in parts): continue
-        a, runs, colour = np.array(grid)/(m*k), pd.concat(parts), f'C{i}'
+        a, colour = np.array(grid)/(m*k), f'C{i}'
+        runs = pd.concat(parts)
         left.plot(runs.n/(m*k)*(1 + .02*(i - 1.5)), runs.real/k + .004*(runs.seed - 4.5), '.', color=colour, alpha=.6)
         right.plot(a, [recovered_runs(p).mean() for p in parts], 'o-', color=colour, ms=4, label=f'm = {m}, k = {k}')
         right.plot(a, [floor_runs(p).mean() for p in parts], '--', color=colour, lw=1)
