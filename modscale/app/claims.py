@@ -381,12 +381,12 @@ def threshold_claims() -> list[Claim]:
     "Claims of sine/02_align_study on few samples, and on the number of modules, by size."
     about, claims = dict(notebook='sine/02_align_study', part='thresholds'), []
     for m, k in THRESHOLDS:
-        name, at, size = size_name(m, k), f', m = {m}, k = {k}', dict(m=m, k=k)
+        name, at = size_name(m, k), f', m = {m}, k = {k}'
         noticed = share_of_runs('failed_and_said_so', 'failed_unnoticed', m, k)
         doubted = share_of_runs('recovered_but_doubted', 'recovered_and_said_so', m, k)
         claims += [
             Claim(id=f'align.threshold.{name}', text=f'samples a projection parameter for nine of ten tasks{at}',
-                  measure=threshold(**size), sense='<=', bound=2.8, **about),
+                  measure=threshold(m, k), sense='<=', bound=2.8, **about),
             Claim(id=f'align.failures_noticed.{name}', text=f'failed runs that say that they failed{at}',
                   measure=noticed, sense='>=', bound=.95, **about),
             Claim(id=f'align.doubted.{name}', text=f'recovered runs that are doubted{at}', measure=doubted,

@@ -324,7 +324,8 @@ def threshold_table(
     seed:int=0, # of the resampling
 ) -> pd.DataFrame: # a row a size: n at which 9 of 10 tasks are recovered, interval, and the same for each parameter
     "Recovery thresholds with bootstrap intervals over tasks (sine/02_align_study, step 3)."
-    rng, rows, counts = np.random.default_rng(seed), [], table.assign(counts=held(table).astype(float))
+    rng, rows = np.random.default_rng(seed), []
+    counts = table.assign(counts=held(table).astype(float))
     for (m, k), every in THRESHOLDS.items():
         grid = [n for n in every if len(select(counts, m=m, k=k, n=n))]
         if not grid: continue
@@ -347,7 +348,8 @@ def failure_table(
         for n in grid:
             part = select(table, m=m, k=k, n=n)
             if not len(part): continue
-            good, said, floor = recovered_runs(part), part.found.eq(True), floor_runs(part)
+            good, floor = recovered_runs(part), floor_runs(part)
+            said = part.found.eq(True)
             which = dict(recovered=good, floor=floor, by_search=~good & floor, by_samples=~good & ~floor,
                          failed_and_said_so=~good & ~said, failed_unnoticed=~good & said,
                          recovered_and_said_so=good & said, recovered_but_doubted=good & ~said)
