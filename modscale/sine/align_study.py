@@ -256,7 +256,7 @@ def recovered_runs(
     table:pd.DataFrame # of one of the studies
 ) -> pd.Series: # is every module there?
     "Runs that found every module."
-    return table.recovered.astype(bool)
+    return table['recovered'].astype(bool)
 
 # %% ../../nbs/sine/02_align_study.ipynb #26-0152
 def target_table(
@@ -468,7 +468,7 @@ def plot_thresholds(
     right.axhline(.9, color='.7', lw=.8)
     right.set(xscale='log', xlabel='samples / (m k)', ylabel='share of tasks with every module')
     for ax in (left, right):
-        ax.set_xticks(ticks := [1.5, 2, 2.5, 3, 4, 5, 6], map(str, ticks))
+        ax.set_xticks(ticks := [2, 2.5, 3, 3.5, 4], map(str, ticks))
         ax.minorticks_off()
     right.legend(frameon=False, fontsize=8)
     fig.tight_layout()
