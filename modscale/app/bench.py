@@ -362,7 +362,7 @@ def first_order_rows(
     from modscale.rule.align import align
     from modscale.sine.align_study import AlignCell, draw_cell
     if not Path(path).exists():
-        print(f'{path} is not there: no times of the first edition of the rule', file=sys.stderr)
+        print(f'{Path(path).name} is not there: no times of the first edition of the rule', file=sys.stderr)
         return pd.DataFrame()
     rows = []
     def ours(*cell): return align(*draw_cell(AlignCell(*map(int, cell)))[1:], int(cell[1]), seed=int(cell[-1])).seconds
