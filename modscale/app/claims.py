@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['LEAST_STUDIES', 'MAKERS', 'MEASURES', 'WHAT', 'COLUMNS', 'Claim', 'judge', 'rows_where', 'group_mean',
            'pair_difference', 'largest', 'deviation', 'ridge_error', 'fig2_error', 'fig3_error', 'hermite_ratio',
-           'worst_coverage', 'group_median', 'target', 'threshold_per_parameter', 'failures_noticed', 'sample_facts',
-           'fact', 'family_gap', 'work_hours', 'mean_over_k', 'largest_gap', 'flatness', 'memory_at_8', 'read_claim',
-           'align_claims', 'all_claims', 'Run', 'read_run', 'find_runs', 'part_versions', 'claims_table']
+           'worst_coverage', 'group_median', 'target', 'at_threshold', 'threshold', 'share_of_runs', 'right_count',
+           'sample_facts', 'fact', 'family_gap', 'work_hours', 'mean_over_k', 'largest_gap', 'flatness', 'memory_at_8',
+           'read_claim', 'align_claims', 'threshold_claims', 'all_claims', 'Run', 'read_run', 'find_runs',
+           'part_versions', 'claims_table']
 
 # %% ../../nbs/app/01_claims.ipynb #31-003
 import io
@@ -25,7 +26,8 @@ from .parts import all_parts, as_it_is
 from ..base.files import read_table
 from ..base.summary import judge_deviations, summarise
 from ..images.study import oracle_gap
-from ..sine.align_study import TARGETS, failure_table, select, threshold_table
+from ..sine.align_study import COUNT_SIZES, TARGETS, THRESHOLDS, count_table, failure_table, select, size_name
+from ..sine.align_study import threshold_table
 from ..sine.samples_needed import sample_ratio, slopes, term_arms
 from ..sine.study import name_arms
 from ..theory.paper_figures import fig2_errors, fig3_errors
@@ -197,31 +199,60 @@ def target(
     "Measure: what a target asks for."
     def measure(table):
         value, _, _, at = TARGETS[name]
-        rows = select(table, **at)[value]
+        rows = select(table, **at)[value].astype(float)
         if rows.empty: raise LookupError(f'no rows for {name}')
         return float(rows.mean()), float(rows.sem()), len(rows)
     return measure
 
 # %% ../../nbs/app/01_claims.ipynb #31-0243
-def threshold_per_parameter(
-    table:pd.DataFrame # of `threshold_study`
-) -> tuple[float, float, int]: # samples for each of the mk parameters, half its 95 % interval over 1.96, tasks
-    "Measure: the recovery threshold at m = k = 9."
-    rows = threshold_table(table).query('m == 9 and k == 9')
-    if rows.empty: raise LookupError('no threshold for m = k = 9')
-    row = rows.iloc[0]
-    return float(row.per_parameter), float((row.per_parameter_high - row.per_parameter_low)/3.92), int(row.tasks)
+def at_threshold(
+    table:pd.DataFrame, # of `threshold_study`
+    m:int, # inputs
+    k:int, # modules
+) -> pd.DataFrame: # its rows
+    "The rows of a size. Raises `LookupError` when there are none."
+    return rows_where(table, dict(m=m, k=k))
+
+# %% ../../nbs/app/01_claims.ipynb #31-02431
+def threshold(
+    m:int, # inputs
+    k:int, # modules
+) -> Callable: # table to (samples for each of the mk parameters, half its 95 % interval over 1.96, tasks)
+    "Measure: the recovery threshold of a size; infinite where the grid does not reach it."
+    def measure(table):
+        rows = threshold_table(at_threshold(table, m, k))
+        if rows.empty: raise LookupError(f'no threshold for {m=}, {k=}')
+        row = rows.iloc[0]
+        wide = row.per_parameter_high - row.per_parameter_low if np.isfinite(row.per_parameter_high) else np.nan
+        return float(row.per_parameter), float(wide/3.92), int(row.tasks)
+    return measure
 
 # %% ../../nbs/app/01_claims.ipynb #31-02432
-def failures_noticed(
-    table:pd.DataFrame # of `threshold_study`
-) -> tuple[float, float, int]: # share, se, failed runs
-    "Measure: of the failed runs around the thresholds, the share that says so."
-    sizes = failure_table(table)
-    failed = 0 if sizes.empty else int(sizes.failed_and_said_so.sum() + sizes.failed_unnoticed.sum())
-    if not failed: raise LookupError('no failed runs')
-    share = float(sizes.failed_and_said_so.sum()/failed)
-    return share, float(np.sqrt(share*(1 - share)/failed)), failed
+def share_of_runs(
+    held:str, # column of `failure_table`: runs that count
+    other:str, # the same: those that do not
+    m:int, # inputs
+    k:int, # modules
+) -> Callable: # table to (share, se, runs)
+    "Measure: a share of the runs of a size around its threshold."
+    def measure(table):
+        sizes = failure_table(at_threshold(table, m, k))
+        yes, no = (0, 0) if sizes.empty else (int(sizes[held].sum()), int(sizes[other].sum()))
+        if not yes + no: raise LookupError(f'no such runs for {m=}, {k=}')
+        share = yes/(yes + no)
+        return share, float(np.sqrt(share*(1 - share)/(yes + no))), yes + no
+    return measure
+
+# %% ../../nbs/app/01_claims.ipynb #31-02433
+def right_count(
+    m:int, # inputs
+    k:int, # modules
+) -> Callable: # table to (share, se, tasks), of the noise for which it is smallest
+    "Measure: share of tasks whose number of modules is found."
+    def measure(table):
+        row = count_table(at_threshold(table, m, k)).sort_values('share').iloc[0]
+        return float(row.share), float(np.sqrt(row.share*(1 - row.share)/row.tasks)), int(row.tasks)
+    return measure
 
 # %% ../../nbs/app/01_claims.ipynb #31-0252
 def sample_facts(
@@ -321,8 +352,7 @@ def memory_at_8(
 MAKERS = {f.__name__: f for f in (deviation, worst_coverage, group_median, group_mean, pair_difference, fact,
                                   mean_over_k, largest_gap, flatness, target)}
 MEASURES = {f.__name__: f for f in (ridge_error, fig2_error, fig3_error, hermite_ratio,
-                                    threshold_per_parameter,
-                                    failures_noticed, family_gap, work_hours, memory_at_8)}
+                                    family_gap, work_hours, memory_at_8)}
 
 def read_claim(
     row:dict # of claims.csv
@@ -336,7 +366,7 @@ def read_claim(
                  prepare=sample_facts if name == 'fact' else as_it_is)
 
 # %% ../../nbs/app/01_claims.ipynb #31-0288
-WHAT = dict(coverage='mean best |cos|', similarity='modules kept are true (mean best |cos|)',
+WHAT = dict(recovered='every module is there (share of tasks)', similarity='modules kept are true (mean best |cos|)',
             spare_share='spare modules carry no variance', seconds='seconds of an alignment')
 
 def align_claims() -> list[Claim]:
@@ -346,12 +376,31 @@ def align_claims() -> list[Claim]:
                   measure=target(name), sense=sense, bound=bound) for name,
             (value, sense, bound, at) in TARGETS.items()]
 
+# %% ../../nbs/app/01_claims.ipynb #31-02885
+def threshold_claims() -> list[Claim]:
+    "Claims of sine/02_align_study on few samples, and on the number of modules, by size."
+    about, claims = dict(notebook='sine/02_align_study', part='thresholds'), []
+    for m, k in THRESHOLDS:
+        name, at = size_name(m, k), f', m = {m}, k = {k}'
+        noticed = share_of_runs('failed_and_said_so', 'failed_unnoticed', m, k)
+        doubted = share_of_runs('recovered_but_doubted', 'recovered_and_said_so', m, k)
+        claims += [
+            Claim(id=f'align.threshold.{name}', text=f'samples a projection parameter for nine of ten tasks{at}',
+                  measure=threshold(m, k), sense='<=', bound=2.8, **about),
+            Claim(id=f'align.failures_noticed.{name}', text=f'failed runs that say that they failed{at}',
+                  measure=noticed, sense='>=', bound=.95, **about),
+            Claim(id=f'align.doubted.{name}', text=f'recovered runs that are doubted{at}', measure=doubted,
+                  sense='<=', bound=.05, **about)]
+    return claims + [Claim(id=f'align.K_auto.{size_name(m, k)}', text=f'tasks with the right number of modules at the '
+                           f'worst of three noises, m = {m}, k = {k}', measure=right_count(m, k), sense='>=', bound=.9,
+                           **about | dict(part='counts')) for m, k in COUNT_SIZES]
+
 # %% ../../nbs/app/01_claims.ipynb #31-029
 def all_claims() -> list[Claim]:
     "Every claim of the library."
     text = (Path(modscale.__file__).parent/'app'/'claims.csv').read_text(encoding='utf-8')
     rows = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False).to_dict('records')
-    return list(map(read_claim, rows)) + align_claims()
+    return list(map(read_claim, rows)) + align_claims() + threshold_claims()
 
 # %% ../../nbs/app/01_claims.ipynb #31-032
 @dataclass(frozen=True)

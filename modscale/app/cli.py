@@ -170,7 +170,8 @@ STUDIES = dict(
     demo='lab.sweep:demo_study', sine='sine.study:sine_study', fig2='sine.figure2:fig2_study',
     fig4='sine.study:fig4_study', rates='sine.study:rate_study', longer='sine.study:longer_study',
     families='sine.study:families_study', align='sine.align_study:align_study',
-    thresholds='sine.align_study:threshold_study',
+    thresholds='sine.align_study:threshold_study', counts='sine.align_study:count_study',
+    ablation='sine.align_study:ablation_study',
     rivals='rule.rivals:rivals_study', images='images.study:fig4b_study', images_permuted='images.study:permuted_study',
     image_samples='images.study:image_samples_study', image_controls='images.study:image_controls_study',
     image_rates='images.study:rates_study') # name to module and function: scale to a `modscale.base.study.Study`

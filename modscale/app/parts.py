@@ -189,12 +189,18 @@ def align_parts() -> list[Part]:
         Part(name='align', title='The learning rule: directions found', study=scaled(a.align_study),
              draw=one_figure('align', a.plot_targets),
              paper='The paper’s rule ends at a mean similarity of 0.63 with the true directions (Figure 5).',
-             digest=a.target_table,
-             caption='Dots: tasks. Ticks: what was asked for.'),
+             digest=a.target_table, caption='Dots: tasks, red where a module is missing. Ticks: what was asked for.'),
         Part(name='thresholds', title='The learning rule: how many samples it needs', study=scaled(a.threshold_study),
              draw=one_figure('thresholds', a.plot_thresholds), paper='The paper has no such study.',
              digest=a.failure_table,
-             caption='Tasks recovered against samples for each projection parameter.')]
+             caption='Tasks with every module against samples for each projection parameter. Dashed: the floor, where '
+                     'a descent from the truth stays there with the better evidence.'),
+        Part(name='counts', title='The learning rule: how many modules', study=scaled(a.count_study),
+             draw=one_figure('counts', a.plot_counts), paper='The paper is told the number.', digest=a.count_table,
+             caption='Share of tasks whose number of modules is found, by the noise in the targets.'),
+        Part(name='ablation', title='The learning rule: one constant changed', study=scaled(a.ablation_study),
+             draw=one_figure('ablation', a.plot_ablation), paper='The paper has no such study.',
+             digest=a.ablation_rows, caption='Tasks with every module, and seconds, over those of the rule as it is.')]
 
 # %% ../../nbs/app/00_parts.ipynb #parts-19
 def sine_part() -> Part:

@@ -14,7 +14,7 @@ from scipy.stats import binom, chi2
 from torch.nn.functional import normalize, one_hot, pad
 
 from ..base.symbols import real_above, single
-from ..rule.search import descend
+from ..rule.descent import descend
 from .task import ComposeTask
 
 # %% ../../nbs/images/03_screen.ipynb #17-007

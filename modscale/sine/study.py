@@ -85,7 +85,7 @@ ARMS = (('monolithic', 'compute', 128, 2), ('monolithic', 'compute', 128, 4), ('
         ('modular', 'steps', 32, 2), ('frozen', 'steps', 32, 2), ('paper', 'compute', 32, 2), ('paper', 'steps', 32, 2),
         ('ours', 'steps', 32, 2), ('oracle', 'steps', 32, 2))               # method, what it spends, width, depth
 TRAINING = dict(smoke=dict(steps=300, align_steps=50, align_rounds=0),
-                quick=dict(steps=1000, align_steps=100, align_batch=320, align_rounds=0),
+                quick=dict(steps=1000, align_steps=100, align_rounds=0),
                 paper=dict(steps=5000, align_steps=150, align_rounds=6))
 
 def sine_cells(
@@ -144,9 +144,9 @@ def families_study(
 # %% ../../nbs/sine/03_study.ipynb #27-0194
 SINE_GRID = dict(smoke=dict(m=(5,), n=(400, 2000), seeds=2), quick=dict(m=(5,), n=(400, 2000), seeds=4),
                  paper=dict(m=(2, 3, 5, 7, 9), n=(100, 200, 500, 1000, 2000, 5000, 10_000), seeds=10))
-SINE_TRAINING = dict(smoke=dict(steps=500, align_steps=80, align_batch=400, align_rounds=0),
-                     quick=dict(steps=2000, align_steps=75, align_batch=320, align_rounds=1),
-                     paper=dict(steps=10_000, align_steps=150, align_batch=1024, align_rounds=25))
+SINE_TRAINING = dict(smoke=dict(steps=500, align_steps=80, align_rounds=0),
+                     quick=dict(steps=2000, align_steps=75, align_rounds=1),
+                     paper=dict(steps=10_000, align_steps=150, align_rounds=25))
 
 def sine_study(
     scale:str='quick', # 'smoke', 'quick' or 'paper'
