@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['DECISIVE', 'FIRST_COUNT', 'WORTH', 'LINEAR_STEPS', 'COUNT_STARTS', 'COUNT_ROWS', 'MOST', 'RULES', 'PAPER_STEPS',
            'Fit', 'effects_of', 'fit_modules', 'count_path', 'linear_part', 'best_score', 'choose_count',
-           'automatic_rule', 'check_data', 'check_weight', 'Alignment', 'check_search', 'paper_rule', 'align']
+           'automatic_rule', 'check_data', 'check_weight', 'Alignment', 'check_search', 'paper_fit', 'joint_fit',
+           'align']
 
 # %% ../../nbs/rule/05_align.ipynb #14-003
 import math
@@ -16,13 +17,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..base.symbols import choice, real_above, whole
+from ..base.symbols import choice, whole
 from .descent import Data, optimise_kernel, standard_data
-from .kernel import Kernel, closed_form, fourier_features, in_float64, member, normal_equations, project
-from .kernel import subset, wide_start, with_one
+from .kernel import Kernel, closed_form, fourier_features, in_float64, member, normal_equations
+from .kernel import project, subset, wide_start, with_one
 from .leave_one_out import Score, leave_one_out
-from .search import NARROWEST, ROUNDS, START_STEPS, STARTS, STEPS, Ends, Verdict, elimination_of, joint_rule
-from .search import paper_kernel
+from .search import NARROWEST, ROUNDS, START_STEPS, STARTS, STEPS, Ends, Verdict, elimination_of
+from .search import joint_rule, paper_kernel
 
 # %% ../../nbs/rule/05_align.ipynb #14-033
 @dataclass(frozen=True, eq=False)
@@ -93,6 +94,7 @@ def count_path(
         best[K] = best_score(fine, data)
     return best
 
+# %% ../../nbs/rule/05_align.ipynb #align-path-b
 def linear_part(
     data:Data, # the training set
     b:int, # coordinates of the modules that there are not
@@ -237,18 +239,36 @@ def check_search(
 # %% ../../nbs/rule/05_align.ipynb #align-paper
 PAPER_STEPS = 150 # of Adam
 
-def paper_rule(
+def paper_fit(
     data:Data, # the training set
     K:int, # modules to keep
     candidates:int, # projections to optimise
     b:int, # coordinates of a module
     steps:int, # of Adam
     seed:int, # of the random starts
-) -> tuple[Kernel, list]: # with K modules; the objective at each step
+) -> tuple[Fit, dict]: # with K modules; what an `Alignment` says of it
     "Algorithm 1 from random starts; of more candidates those that cost most to leave out together."
     kernel = wide_start(candidates, data.x.shape[1], seed, data.x.device, b)
     history = paper_kernel(kernel, data, steps, seed)
-    return (subset(kernel, elimination_of(kernel, data).keep(K)) if K < candidates else kernel), history
+    if K < candidates: kernel = subset(kernel, elimination_of(kernel, data).keep(K))
+    return fit_modules(kernel, data, history), dict(objective=history[-1])
+
+# %% ../../nbs/rule/05_align.ipynb #align-joint
+def joint_fit(
+    data:Data, # the training set
+    K:int|str, # modules, or 'auto'
+    candidates:int, # modules of a start; with 'auto' the most
+    b:int, # coordinates of a module
+    starts:int, # searches side by side
+    rounds:int, # most exchanges of each
+    seed:int, # of every choice
+) -> tuple[Fit, dict]: # of the modules found; what an `Alignment` says of it
+    "The joint rule."
+    if K == 'auto': verdict = automatic_rule(data, candidates, b, starts, rounds, seed)
+    else: verdict = joint_rule(data, K, candidates, b, starts, rounds, seed)
+    fit = fit_modules(verdict.kernel, data, verdict.history)
+    return fit, dict(objective=fit.E, agreement=verdict.agreement, turn=verdict.turn, rounds=verdict.rounds,
+                     found=verdict.found if starts > 1 else None)
 
 # %% ../../nbs/rule/05_align.ipynb #14-046
 def align(
@@ -271,18 +291,11 @@ def align(
     begin = time.perf_counter()
     x, y = check_data(x, y)
     most = check_search(x, K, rule, b, candidates)
-    starts, rounds, steps = (whole(*pair) for pair in (('starts', starts), ('rounds', rounds, 0), ('steps', steps)))
+    starts, rounds = whole('starts', starts), whole('rounds', rounds, 0)
     data, center, spread = standard_data(x, y, check_weight(weight, len(x)), device)
-    about = dict(center=center, spread=spread)
-    if rule == 'paper':
-        kernel, history = paper_rule(data, K, most, b, steps, seed)
-        fit = fit_modules(kernel, data, history)
-        objective = fit.history[-1]
-    else:
-        verdict = automatic_rule(data, most, b, starts, rounds, seed) if K == 'auto' else joint_rule(data, K, most, b, starts, rounds, seed)
-        fit = fit_modules(verdict.kernel, data, verdict.history)
-        objective = fit.E
-        about |= dict(agreement=verdict.agreement, turn=verdict.turn, rounds=verdict.rounds, found=verdict.found if starts > 1 else None)
+    if rule == 'paper': fit, about = paper_fit(data, K, most, b, whole('steps', steps), seed)
+    else: fit, about = joint_fit(data, K, most, b, starts, rounds, seed)
     U = fit.kernel.U.cpu().numpy()
-    return Alignment(U=U[:, 0] if b == 1 else U, share=fit.share, linear_share=fit.linear_share, objective=objective, history=fit.history,
-                     seconds=time.perf_counter() - begin, kernel=fit.kernel, theta=fit.theta, **about)
+    return Alignment(U=U[:, 0] if b == 1 else U, share=fit.share, linear_share=fit.linear_share, history=fit.history,
+                     seconds=time.perf_counter() - begin, kernel=fit.kernel, theta=fit.theta, center=center,
+                     spread=spread, **about)

@@ -177,6 +177,7 @@ def member(
     "Some kernels of a stack."
     return Kernel(*(t[at].clone() for t in stack.tensors))
 
+# %% ../../nbs/rule/01_kernel.ipynb #kern-views-b
 def subset(
     kernel:Kernel, # a kernel, or a stack
     keep:torch.Tensor, # numbers of modules, shape (..., K')
@@ -187,6 +188,7 @@ def subset(
     width, scale = (t.gather(-1, keep) for t in (kernel.log_bandwidth, kernel.log_scale))
     return Kernel(U, width, scale, kernel.log_linear.clone(), kernel.log_noise.clone())
 
+# %% ../../nbs/rule/01_kernel.ipynb #kern-views-c
 def in_float64(
     kernel:Kernel, # a kernel, or a stack
 ) -> Kernel: # the same in float64, its rows made orthonormal again
@@ -262,7 +264,8 @@ def normal_equations(
     chunk:int=4096, # rows of which features are held at a time
 ) -> Normal: # sums over all rows
     "Sums over rows in float64, a chunk at a time."
-    exact, A, right = in_float64(kernel), 0, 0
+    exact, A = in_float64(kernel), 0
+    right = 0
     root = x.new_ones(len(x), 1, dtype=torch.float64) if weight is None else weight.sqrt()[:, None]
     for at in range(0, len(x), chunk):
         Phi = exact.features(x[at:at + chunk].double(), J)*root[at:at + chunk]
@@ -295,8 +298,10 @@ def removal_cost(
 ) -> tuple[torch.Tensor, torch.Tensor]: # increase of the penalised squares, (..., K, d); (A⁻¹)_jj, (..., K, q, q)
     "What it costs to leave each module out."
     K, q = theta.shape[-3:-1]
-    own = inverse[..., :K*q, :K*q].unflatten(-1, (K, q)).unflatten(-3, (K, q)).diagonal(dim1=-4, dim2=-2).movedim(-1, -3)
-    if gone is not None: own = torch.where(gone[..., None, None], torch.eye(q, dtype=own.dtype, device=own.device), own)
+    blocks = inverse[..., :K*q, :K*q].unflatten(-1, (K, q)).unflatten(-3, (K, q))
+    own = blocks.diagonal(dim1=-4, dim2=-2).movedim(-1, -3)
+    one = torch.eye(q, dtype=own.dtype, device=own.device)
+    if gone is not None: own = torch.where(gone[..., None, None], one, own)
     return (theta*torch.linalg.solve(own, theta)).sum(-2), own
 
 # %% ../../nbs/rule/01_kernel.ipynb #01_kerne-0516b3
@@ -318,23 +323,23 @@ def eliminate(
     log_noise:torch.Tensor, # log λ, shape (...)
 ) -> Elimination: # of all of them
     "Backward elimination of modules (rule/01_kernel, step 8)."
-    log_noise = log_noise.double()
-    lam, n, q = log_noise.exp()[..., None], normal.n, normal.q
+    lam, n = log_noise.double().exp()[..., None], normal.n
+    q, K = normal.q, normal.K
     D = normal.A.shape[-1]
     factor = torch.linalg.cholesky(normal.A + lam[..., None]*torch.eye(D, dtype=lam.dtype, device=lam.device))
     inverse, theta = torch.cholesky_inverse(factor), torch.cholesky_solve(normal.right, factor)
-    left = normal.squares - (normal.right*theta).sum(-2)
-    logdet, gone = 2*factor.diagonal(dim1=-2, dim2=-1).log().sum(-1), torch.zeros(*lam.shape[:-1], normal.K, dtype=bool, device=lam.device)
-    order, costs, path = [], [], []
-    def E(): return ((left/lam).clamp_min(1e-12)/n).log().mean(-1)/2 + (logdet + (n - D + q*len(order))*log_noise)/(2*n)
+    left, logdet = normal.squares - (normal.right*theta).sum(-2), 2*factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    gone = torch.zeros(*lam.shape[:-1], K, dtype=torch.bool, device=lam.device)
+    order, costs = [], []
+    path = []
     while True:
-        path.append(E())
-        if len(order) == normal.K: break
-        each, own = removal_cost(inverse, theta[..., :normal.K*q, :].unflatten(-2, (normal.K, q)), gone)
+        rest = (logdet + (n - D + q*len(order))*lam[..., 0].log())/(2*n)
+        path.append(((left/lam).clamp_min(1e-12)/n).log().mean(-1)/2 + rest)
+        if len(order) == K: break
+        each, own = removal_cost(inverse, theta[..., :K*q, :].unflatten(-2, (K, q)), gone)
         j = each.sum(-1).masked_fill(gone, math.inf).argmin(-1, keepdim=True)
-        block = own.take_along_dim(j[..., None, None], -3)[..., 0, :, :]
-        columns = inverse.take_along_dim((j*q + torch.arange(q, device=j.device))[..., None, :], -1)
-        rows = theta.take_along_dim((j*q + torch.arange(q, device=j.device))[..., None], -2)
+        at, block = j*q + torch.arange(q, device=j.device), own.take_along_dim(j[..., None, None], -3)[..., 0, :, :]
+        columns, rows = inverse.take_along_dim(at[..., None, :], -1), theta.take_along_dim(at[..., None], -2)
         inverse = inverse - columns @ torch.linalg.solve(block, columns.mT)
         theta = theta - columns @ torch.linalg.solve(block, rows)
         cost = each.take_along_dim(j[..., None], -2)[..., 0, :]
@@ -342,4 +347,4 @@ def eliminate(
         gone = gone.scatter(-1, j, True)
         order.append(j[..., 0])
         costs.append(cost.sum(-1)/normal.squares.sum())
-    return Elimination(*(torch.stack(t, -1) for t in (order, costs, path)))
+    return Elimination(*(torch.stack(t, -1) if t else lam.new_zeros(*lam.shape[:-1], 0) for t in (order, costs, path)))

@@ -42,17 +42,17 @@ def leave_one_out(
     kernel:Kernel, # a single kernel, at an end of a descent
     data:Data, # the rows
 ) -> Score: # at these rows
-    "Leave-one-out residuals of the fit linearised in its directions (rule/04_count, step 1)."
+    "Leave-one-out residuals of the fit linearised in its directions (rule/03_leave_one_out, step 1)."
     slopes, m = slopes_of(kernel, data.x, data.Y, data.weight), data.x.shape[1]
     solved, n = slopes.solved, slopes.solved.n
     d, double = data.Y.shape[1], torch.float64
-    J = (curvature_of(slopes, kernel.U).jacobian()*math.sqrt(n*d)).to(double)               # over σ, (d, n, P)
+    J = (curvature_of(slopes, kernel.U).jacobian()*math.sqrt(n*d)).to(double) # over σ, shape (d, n, P)
     G = torch.stack([solved.solve(part).to(double) for part in J])
     M = torch.einsum('cnp,cnq->pq', J, G)
     P = len(M)
     M.diagonal().add_(m)
     factor = torch.linalg.cholesky(M)
-    Z = torch.linalg.solve_triangular(factor, G.mT, upper=False)                            # (d, P, n)
+    Z = torch.linalg.solve_triangular(factor, G.mT, upper=False) # (d, P, n)
     whole = precision_diagonal(solved)
     B = torch.diag_embed(whole[:, None].expand(-1, d)) - torch.einsum('cpn,epn->nce', Z, Z)
     sigma = (solved.quad/n).sqrt()
@@ -61,8 +61,8 @@ def leave_one_out(
     h = 1 - solved.noise*B.diagonal(dim1=-2, dim2=-1).mean(-1)
     price = (factor.diagonal().log().sum() - len(M)*math.log(m)/2)/(n*d)
     error = (left_out/root).square().mean(-1)
-    honest = float((solved.noise*solved.quad/n).mean()/error.mean())                        # noise in the fit over that left out
-    M = (M - m*torch.eye(P, dtype=double, device=M.device))*min(honest, 1.) + m*torch.eye(P, dtype=double, device=M.device)
-    spread = torch.cholesky_inverse(torch.linalg.cholesky(M)).diagonal().unflatten(-1, kernel.U.shape[-3:])
-    turn = spread.sum((-2, -1)) - kernel.U.shape[-2]**2/m                                    # the projection itself does not turn
-    return Score(error, float(h.mean()), float(price), float(solved.evidence), turn)
+    honest = min(float((solved.noise*solved.quad/n).mean()/error.mean()), 1.) # noise in the fit over that left out
+    prior = m*torch.eye(P, dtype=double, device=M.device)
+    spread = torch.cholesky_inverse(torch.linalg.cholesky((M - prior)*honest + prior)).diagonal()
+    turn = spread.unflatten(-1, kernel.U.shape[-3:]).sum((-2, -1)) - kernel.U.shape[-2]**2/m # within its span: none
+    return Score(error, float(h.mean()), float(price), float(solved.evidence), turn.clamp_min(0))

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .descent import BATCH, Data, descend, optimise_kernel
+from .descent import Data, descend, optimise_kernel
+from .kernel import SCALES, Elimination, Kernel, eliminate, fourier_features, likeness, member
+from .kernel import normal_equations, orthonormal, project, quadratic_and_logdet, radius_for, subset
+from .kernel import wide_start
 from .leave_one_out import leave_one_out
-from .kernel import Elimination, Kernel, eliminate, fourier_features, likeness, normal_equations
-from .kernel import SCALES, orthonormal, project, quadratic_and_logdet, radius_for, subset, wide_start, member
 
 # %% ../../nbs/rule/04_search.ipynb #13-016
 def paper_objective(
@@ -138,9 +139,10 @@ def exchange(
     rng:np.random.Generator, # which ones, and what comes in
 ):
     "Set modules aside, the cheap ones most often, let random ones in, descend, prune, keep what is better."
-    (S, K), path = ends.kernels.log_scale.shape, elimination_of(ends.kernels, data)
+    K, path = ends.kernels.log_scale.shape[-1], elimination_of(ends.kernels, data)
     cost = torch.zeros_like(path.cost).scatter(-1, path.order, path.cost).clamp_min(0).cpu().numpy()
-    stay = [np.sort(rng.choice(K, K - count, replace=False, p=p/p.sum())) for p in cost + cost.mean(-1, keepdims=True)]
+    weight = cost + cost.mean(-1, keepdims=True)
+    stay = [np.sort(rng.choice(K, K - count, replace=False, p=p/p.sum())) for p in weight]
     trial = subset(ends.kernels, torch.as_tensor(np.array(stay)))
     trial = with_random(trial, EACH*count, int(rng.integers(1 << 30)))
     optimise_kernel(trial, data, STEPS, 0, NARROWEST)
@@ -161,6 +163,7 @@ def counting(
     path = elimination_of(stack, data)
     return torch.zeros_like(path.cost).scatter(-1, path.order, path.cost).cpu().numpy() > COUNTS
 
+# %% ../../nbs/rule/04_search.ipynb #sear-agree-b
 def agreement(
     ends:Ends, # at least two
     data:Data, # rows on which to judge
@@ -170,7 +173,7 @@ def agreement(
     counts = counting(ends.kernels, data)[best]
     if not counts.any(): return math.nan
     others = np.delete(U, best, 0).reshape(-1, *U.shape[2:])
-    return float(likeness(U[best], others).max(1)[counts].min())
+    return min(float(likeness(U[best], others).max(1)[counts].min()), 1.)
 
 # %% ../../nbs/rule/04_search.ipynb #sear-joint
 STARTS = 8 # searches side by side, when two do not agree
