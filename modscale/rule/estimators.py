@@ -122,6 +122,7 @@ def kernel_arrays(
     "A kernel and its coefficients as arrays."
     return {k: v.cpu().numpy() for k, v in vars(in_float64(kernel)).items()} | dict(theta=theta)
 
+# %% ../../nbs/rule/07_estimators.ipynb #esti-kernel
 def kernel_of(
     state:dict, # arrays of the kernel
 ) -> Kernel: # in float64
@@ -194,7 +195,7 @@ def module_outputs(
 
 # %% ../../nbs/rule/07_estimators.ipynb #35-037
 class ModularBase(BaseEstimator):
-    """A linear part and a sum of functions of learned projections: what `ModularRegressor` and `ModularClassifier` share.
+    """A linear part and functions of learned projections: what `ModularRegressor` and `ModularClassifier` share.
 
     After `fit`: `n_modules_`; `directions_`, of unit length in standardised columns, and `directions_original_`, in
     units of the original columns, both (K, m), or (K, b, m) for modules of b = `module_dim` > 1 coordinates, of which
@@ -323,8 +324,9 @@ def nothing_to_find(
     seed:int, # of the random projections
 ) -> tuple[Kernel, np.ndarray]: # with the modules asked for; coefficients of zero, shape (D, d)
     "What is fitted to constant targets."
-    est.evidence_, est.linear_evidence_, est.found_ = 0., 0., False
-    est.agreement_, est.turn_, est.left_out_ = math.nan, math.nan, math.nan
+    est.evidence_ = est.linear_evidence_ = 0.
+    est.agreement_ = est.turn_ = est.left_out_ = math.nan
+    est.found_ = False
     kernel = wide_start(0 if est.n_modules == 'auto' else est.n_modules, t.shape[1], seed, b=est.module_dim)
     return kernel, np.zeros((kernel.features(torch.as_tensor(t[:1], dtype=torch.float32)).shape[1], d))
 
@@ -338,7 +340,7 @@ def judge_modules(
     score, linear = (leave_one_out(kernel, data) for kernel in (verdict.kernel, member(linear_part(data, 1)[0], 0)))
     est.evidence_, est.linear_evidence_ = 0. - score.total, 0. - linear.total
     est.left_out_ = float(data.weight @ score.error/data.weight.sum())
-    est.agreement_, est.turn_ = verdict.agreement, verdict.turn
+    est.agreement_, est.turn_ = verdict.agreement, max(verdict.turn, 0.) # rounding may make it negative
     better = est.evidence_ > est.linear_evidence_ + DECISIVE/(data.rows*data.Y.shape[1])
     alone = better and est.starts == 1 and verdict.turn < TURN
     est.found_ = None if alone else bool(better and verdict.found)
