@@ -62,7 +62,7 @@ def test_a_feature_machine_learns_its_metric_in_rounds():
     train = torch.as_tensor(x), torch.as_tensor(y)[:, None]
     setting = dict(bandwidth=2.5, exponent=1.4, reg=1e-4)
     none, some = (rivals.feature_machine(setting, rounds, train) for rounds in (0, 3))
-    assert none.M is None or np.allclose(none.M, np.eye(4))         # a kernel ridge regression on the inputs as they are
+    assert none.M is None or np.allclose(none.M, np.eye(4)) # a kernel ridge regression on the inputs as they are
     values, vectors = np.linalg.eigh(some.M.numpy())
     assert abs(vectors[:, -1] @ u) > .99 and values[-1] > 10*values[-2]
     found = rivals.xrfm_rival(x, 5*y + 7, 2, 0)
