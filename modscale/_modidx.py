@@ -912,6 +912,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'modscale/rule/search.py'),
                                       'modscale.rule.search.pruned': ('rule/search.html#pruned', 'modscale/rule/search.py'),
                                       'modscale.rule.search.search_starts': ('rule/search.html#search_starts', 'modscale/rule/search.py'),
+                                      'modscale.rule.search.stands': ('rule/search.html#stands', 'modscale/rule/search.py'),
                                       'modscale.rule.search.with_detail': ('rule/search.html#with_detail', 'modscale/rule/search.py'),
                                       'modscale.rule.search.with_random': ('rule/search.html#with_random', 'modscale/rule/search.py')},
             'modscale.sine.align_study': { 'modscale.sine.align_study.AlignCell': ( 'sine/align_study.html#aligncell',

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PAPER_WIDTH', 'PAPER_NOISE', 'NARROWEST', 'START_STEPS', 'STEPS', 'NEW_WIDTH', 'HEAT', 'EACH', 'ALIKE', 'COUNTS',
-           'STARTS', 'ROUNDS', 'FINE_STEPS', 'SURE_ROWS', 'TURN', 'paper_objective', 'paper_kernel', 'Ends',
-           'elimination_of', 'pruned', 'search_starts', 'joined', 'with_random', 'exchange', 'counting', 'agreement',
-           'Verdict', 'with_detail', 'joint_rule']
+           'STARTS', 'ROUNDS', 'FINE_STEPS', 'SURE_ROWS', 'ROOM', 'CYCLE', 'TURN', 'BETTER', 'paper_objective',
+           'paper_kernel', 'Ends', 'elimination_of', 'pruned', 'search_starts', 'joined', 'with_random', 'exchange',
+           'counting', 'agreement', 'Verdict', 'with_detail', 'stands', 'joint_rule']
 
 # %% ../../nbs/rule/04_search.ipynb #13-003
 import math
@@ -135,7 +135,7 @@ def with_random(
 def exchange(
     ends:Ends, # changed in place where the evidence prefers it
     data:Data, # the training set
-    count:int, # modules to set aside, fewer than there are
+    count:int, # modules to set aside, fewer than there are; 0: new ones are offered beside all
     rng:np.random.Generator, # which ones, and what comes in
 ):
     "Set modules aside, the cheap ones most often, let random ones in, descend, prune, keep what is better."
@@ -144,7 +144,7 @@ def exchange(
     weight = cost + cost.mean(-1, keepdims=True)
     stay = [np.sort(rng.choice(K, K - count, replace=False, p=p/p.sum())) for p in weight]
     trial = subset(ends.kernels, torch.as_tensor(np.array(stay)))
-    trial = with_random(trial, EACH*count, int(rng.integers(1 << 30)))
+    trial = with_random(trial, EACH*max(count, 1), int(rng.integers(1 << 30)))
     optimise_kernel(trial, data, STEPS, 0, NARROWEST)
     trial = pruned(trial, data, K, 0)
     better = trial.E < ends.E
@@ -153,7 +153,7 @@ def exchange(
 
 # %% ../../nbs/rule/04_search.ipynb #sear-agree
 ALIKE = .98 # likeness from which two ends are at the same projection
-COUNTS = .01 # cost of leaving a module out, as a share of the targets' squares, from which it counts
+COUNTS = .001 # cost of leaving a module out, as a share of the targets' squares, from which it counts
 
 def counting(
     stack:Kernel, # a stack
@@ -180,6 +180,8 @@ STARTS = 8 # searches side by side, when two do not agree
 ROUNDS = 60 # most exchanges of each
 FINE_STEPS = 20 # of the end with all bandwidths
 SURE_ROWS = 2048 # rows, at most, on which directions are judged
+ROOM = 1/3 # part of a row that a fit may take up for two agreeing starts to be enough
+CYCLE = 3 # exchanges that ends must stand otherwise: of one, two and three modules
 TURN = .03 # variance of a direction, in squared radians, up to which a module is trusted
 
 @dataclass(frozen=True, eq=False)
@@ -190,6 +192,7 @@ class Verdict:
     history:list # E at each step of its last descent
     agreement:float # worst likeness of a module that counts to its like in another end; NaN: none counts, or one end
     turn:float # largest variance of the direction of a module that counts, in squared radians
+    freedom:float # parts of a row that the fit takes up
     rounds:int # exchanges made of each search
 
     @property
@@ -209,8 +212,23 @@ def with_detail(
     stack = member(ends.kernels, slice(ends.best, ends.best + 1))
     history, kernel = optimise_kernel(stack, data, FINE_STEPS, seed)[:, 0].tolist(), member(stack, 0)
     counts = counting(stack, data)[0]
-    turn = leave_one_out(kernel, data.few(seed, SURE_ROWS)).turn.cpu().numpy()[counts]
-    return Verdict(kernel, ends, history, agreement, float(turn.max(initial=0.)), rounds)
+    score = leave_one_out(kernel, data.few(seed, SURE_ROWS))
+    turn = float(score.turn.cpu().numpy()[counts].max(initial=0.))
+    return Verdict(kernel, ends, history, agreement, turn, score.freedom, rounds)
+
+# %% ../../nbs/rule/04_search.ipynb #sear-stands
+BETTER = .01 # nats a sample by which the best end must have improved to be asked again
+
+def stands(
+    ends:Ends, # that agree; changed in place where the evidence prefers it
+    data:Data, # rows on which to judge
+    rng:np.random.Generator, # of the new modules
+) -> bool: # are the best end's modules, as far as they count, still the best, and agreed on?
+    "Offer every end new modules beside those that it has: an optimum that lacks a module does not stand that."
+    U = ends.kernels.U[ends.best][counting(ends.kernels, data)[ends.best]].cpu().numpy()
+    exchange(ends, data, 0, rng)
+    same = likeness(U, ends.kernels.U[ends.best].cpu().numpy()).max(1).min() > ALIKE
+    return bool(same and agreement(ends, data) > ALIKE)
 
 # %% ../../nbs/rule/04_search.ipynb #sear-rule
 def joint_rule(
@@ -230,13 +248,14 @@ def joint_rule(
     verdict = None
     while True:
         alike = agreement(ends, data) if len(ends.E) > 1 else math.nan
-        if alike > ALIKE and ends.E.min() < tried:
+        if alike > ALIKE and ends.E.min() < tried - BETTER and stands(ends, data, rng):
             verdict, tried = with_detail(ends, data, seed, alike, made), float(ends.E.min())
-            if verdict.found: return verdict
+        same = verdict is not None and ends.E.min() >= tried - BETTER
+        if same and verdict.found and (verdict.freedom < ROOM or made >= min(CYCLE, rounds)): return verdict
         if len(ends.E) < starts:
             more = range(seed + len(ends.E), seed + min(2*len(ends.E), starts))
             ends = joined([ends, search_starts(data, K, candidates, b, list(more))])
         elif made >= rounds or K == 1: return with_detail(ends, data, seed, alike, made)
         else:
-            exchange(ends, data, min(1 + made%3, K - 1), rng)
+            exchange(ends, data, min(1 + made%CYCLE, K - 1), rng)
             made += 1
