@@ -22,8 +22,8 @@ from .descent import Data, optimise_kernel, standard_data
 from .kernel import Kernel, closed_form, fourier_features, in_float64, member, normal_equations
 from .kernel import project, subset, wide_start, with_one
 from .leave_one_out import Score, leave_one_out
-from .search import NARROWEST, ROUNDS, START_STEPS, STARTS, STEPS, Ends, Verdict, elimination_of
-from .search import joint_rule, paper_kernel
+from .search import NARROWEST, ROUNDS, SPARE, START_STEPS, STARTS, STEPS, Ends, Verdict
+from .search import elimination_of, joint_rule, paper_kernel
 
 # %% ../../nbs/rule/05_align.ipynb #14-033
 @dataclass(frozen=True, eq=False)
@@ -140,7 +140,7 @@ def automatic_rule(
 ) -> Verdict: # on as many modules as the evidence wants
     "Choose the number, then the modules (rule/05_align, step 2)."
     K, _ = choose_count(data.few(seed, COUNT_ROWS), most, b, seed)
-    if K: return joint_rule(data, K, 2*K, b, starts, rounds, seed)
+    if K: return joint_rule(data, K, SPARE*K, b, starts, rounds, seed)
     stack, history = linear_part(data, b)
     return Verdict(member(stack, 0), Ends(stack, torch.tensor(history[-1:])), history, math.nan, math.nan, 0., 0)
 
@@ -234,7 +234,7 @@ def check_search(
         warnings.warn(f'K={K} modules have {K*b*m} projection parameters, more than the n={n} rows: directions will '
                       'not be found, and predictions may be poor', UserWarning, 3)
     if candidates is not None: return int(whole('candidates', candidates, 2 if K == 'auto' else K))
-    return MOST if K == 'auto' else 2*K if rule == 'joint' else K
+    return MOST if K == 'auto' else SPARE*K if rule == 'joint' else K
 
 # %% ../../nbs/rule/05_align.ipynb #align-paper
 PAPER_STEPS = 150 # of Adam
