@@ -233,14 +233,14 @@ def wide_start(
     seed:int, # of the random projections
     device:torch.device='cpu', # where the tensors live
     b:int=1, # coordinates of a module
-    noise:float=NOISY, # λ
+    noise:float|None=None, # λ; None: NOISY
     starts:int|None=None, # of a stack; None: a single kernel
 ) -> Kernel: # with random orthonormal projections
     "Random projections, wide bandwidths and much noise: the smooth start (rule/02_descent, step 4)."
     lead = () if starts is None else (starts,)
     U = orthonormal(torch.randn(*lead, K, b, m, generator=torch.Generator().manual_seed(seed)).to(device))
     def full(value, *shape): return torch.full((*lead, *shape), float(value), device=device)
-    return Kernel(U, full(math.log(WIDE), K), full(0, K), full(0), full(math.log(noise)))
+    return Kernel(U, full(math.log(WIDE), K), full(0, K), full(0), full(math.log(NOISY if noise is None else noise)))
 
 # %% ../../nbs/rule/01_kernel.ipynb #12-027
 @dataclass(frozen=True, eq=False)
