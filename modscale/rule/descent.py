@@ -21,8 +21,8 @@ from .kernel import EDGE, WIDTHS, Kernel, feature_weights, project, project_to_d
 from .kernel import radius_for, wave_vectors, waves, with_one
 
 # %% ../../nbs/rule/02_descent.ipynb #13-013
-BATCH = 4096 # rows of a step, unless there are more than a third as many parameters of projections
-ROWS_EACH = 3 # rows of a step for each of those parameters
+BATCH = 4096 # rows of a step, unless there are more than a quarter as many parameters of projections
+ROWS_EACH = 4 # rows of a step for each of those parameters
 
 @dataclass(frozen=True, eq=False)
 class Data:
