@@ -696,6 +696,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'modscale/rule/descent.py'),
                                        'modscale.rule.descent.curvature_of': ('rule/descent.html#curvature_of', 'modscale/rule/descent.py'),
                                        'modscale.rule.descent.descend': ('rule/descent.html#descend', 'modscale/rule/descent.py'),
+                                       'modscale.rule.descent.evidence_at': ('rule/descent.html#evidence_at', 'modscale/rule/descent.py'),
                                        'modscale.rule.descent.evidence_gradient': ( 'rule/descent.html#evidence_gradient',
                                                                                     'modscale/rule/descent.py'),
                                        'modscale.rule.descent.factor_of': ('rule/descent.html#factor_of', 'modscale/rule/descent.py'),

@@ -142,7 +142,7 @@ def automatic_rule(
     K, _ = choose_count(data.few(seed, COUNT_ROWS), most, b, seed)
     if K: return joint_rule(data, K, SPARE*K, b, starts, rounds, seed)
     stack, history = linear_part(data, b)
-    return Verdict(member(stack, 0), Ends(stack, torch.tensor(history[-1:])), history, math.nan, math.nan, 0., 0)
+    return Verdict(member(stack, 0), Ends(stack, torch.tensor(history[-1:])), history, math.nan, math.nan, 0., 0, False)
 
 # %% ../../nbs/rule/05_align.ipynb #14-043
 def check_data(

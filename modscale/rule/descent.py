@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['BATCH', 'ROWS_EACH', 'SINGLE', 'LEAP', 'DAMPING', 'FACTORED', 'RATE', 'Data', 'standard_data', 'Solved', 'factor_of',
-           'solve_kernel', 'Look', 'look', 'evidence_gradient', 'module_slopes', 'Slopes', 'slopes_of', 'tangent',
-           'Curvature', 'curvature_of', 'whole_step', 'conjugate_step', 'newton_step', 'balance_of', 'descend', 'Adam',
-           'optimise_kernel']
+           'solve_kernel', 'Look', 'look', 'evidence_gradient', 'module_slopes', 'Slopes', 'slopes_of', 'evidence_at',
+           'tangent', 'Curvature', 'curvature_of', 'whole_step', 'conjugate_step', 'newton_step', 'balance_of',
+           'descend', 'Adam', 'optimise_kernel']
 
 # %% ../../nbs/rule/02_descent.ipynb #desc-imports
 import math
@@ -242,6 +242,18 @@ def slopes_of(
     n = None if weight is None else float(weight.sum())
     solved = solve_kernel(seen.Phi, Y*seen.root, kernel.log_noise.double().exp(), n)
     return Slopes(solved, evidence_gradient(seen, solved, kernel), module_slopes(seen, solved), x)
+
+# %% ../../nbs/rule/02_descent.ipynb #desc-evidence
+@torch.no_grad()
+def evidence_at(
+    kernel:Kernel, # a kernel, or a stack
+    x:torch.Tensor, # inputs, float32, shape (n, m)
+    Y:torch.Tensor, # standardised targets, float64, shape (n, d)
+    weight:torch.Tensor|None=None, # of the rows, float64, shape (n,); None: ones
+) -> torch.Tensor: # E, shape (...)
+    "The value alone."
+    seen, n = look(kernel, x, weight), None if weight is None else float(weight.sum())
+    return solve_kernel(seen.Phi, Y*seen.root, kernel.log_noise.double().exp(), n).evidence
 
 # %% ../../nbs/rule/02_descent.ipynb #desc-tangent
 def tangent(

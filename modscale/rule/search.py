@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .descent import Data, descend, optimise_kernel
+from .descent import Data, descend, evidence_at, optimise_kernel
 from .kernel import SCALES, Elimination, Kernel, eliminate, fourier_features, likeness, member
 from .kernel import normal_equations, orthonormal, project, quadratic_and_logdet, radius_for, subset
 from .kernel import wide_start
@@ -91,7 +91,9 @@ def pruned(
 ) -> Ends: # with K modules each
     "Leave out the cheapest modules, and improve the others."
     kernel = subset(kernel, elimination_of(kernel, data).keep(K))
-    return Ends(kernel, optimise_kernel(kernel, data, STEPS, seed, NARROWEST)[-1])
+    optimise_kernel(kernel, data, STEPS, seed, NARROWEST)
+    part = data.few(0) # the same rows for all that are compared
+    return Ends(kernel, evidence_at(kernel, part.x, part.Y, part.weight))
 
 # %% ../../nbs/rule/04_search.ipynb #sear-starts
 def search_starts(
@@ -190,12 +192,13 @@ class Verdict:
     agreement:float # worst likeness of a module that counts to its like in another end; NaN: none counts, or one end
     turn:float # largest variance of the direction of a module that counts, in squared radians
     freedom:float # parts of a row that the fit takes up
-    rounds:int # exchanges made of each search
+    rounds:int # exchanges made of each search when this was formed
+    stood:bool # did the ends stand new modules that were offered?
 
     @property
     def found(self) -> bool:
-        "Do independent ends agree, and do the rows carry the directions?"
-        return bool(self.agreement > ALIKE and self.turn < TURN)
+        "Do independent ends agree, do they stand what is offered, and do the rows carry the directions?"
+        return bool(self.agreement > ALIKE and self.stood and self.turn < TURN)
 
 # %% ../../nbs/rule/04_search.ipynb #sear-detail
 def with_detail(
@@ -204,6 +207,7 @@ def with_detail(
     seed:int, # of the mini-batches
     agreement:float, # of the ends
     rounds:int, # made so far
+    stood:bool, # did the ends stand new modules?
 ) -> Verdict: # on the best end
     "Let narrow bandwidths in, and ask how sure the directions are."
     stack = member(ends.kernels, slice(ends.best, ends.best + 1))
@@ -211,7 +215,7 @@ def with_detail(
     counts = counting(stack, data)[0]
     score = leave_one_out(kernel, data.few(seed, SURE_ROWS))
     turn = float(score.turn.cpu().numpy()[counts].max(initial=0.))
-    return Verdict(kernel, ends, history, agreement, turn, score.freedom, rounds)
+    return Verdict(kernel, ends, history, agreement, turn, score.freedom, rounds, stood)
 
 # %% ../../nbs/rule/04_search.ipynb #sear-stands
 def stands(
@@ -244,13 +248,13 @@ def joint_rule(
     while True:
         alike = agreement(ends, data) if len(ends.E) > 1 else math.nan
         if alike > ALIKE and ends.E.min() < tried and stands(ends, data, rng):
-            verdict, tried = with_detail(ends, data, seed, alike, made), float(ends.E.min())
+            verdict, tried = with_detail(ends, data, seed, alike, made, True), float(ends.E.min())
         same = verdict is not None and ends.E.min() >= tried
         if same and verdict.found and (verdict.freedom < ROOM or made >= min(CYCLE, rounds)): return verdict
         if len(ends.E) < starts:
             more = range(seed + len(ends.E), seed + min(2*len(ends.E), starts))
             ends = joined([ends, search_starts(data, K, candidates, b, list(more))])
-        elif made >= rounds or K == 1: return with_detail(ends, data, seed, alike, made)
+        elif made >= rounds or K == 1: return verdict if same else with_detail(ends, data, seed, alike, made, False)
         else:
             exchange(ends, data, min(1 + made%CYCLE, K - 1), rng)
             made += 1
