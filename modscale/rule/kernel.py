@@ -236,7 +236,7 @@ def wide_start(
     noise:float|None=None, # λ; None: NOISY
     starts:int|None=None, # of a stack; None: a single kernel
 ) -> Kernel: # with random orthonormal projections
-    "Random projections, wide bandwidths and much noise: the smooth start (rule/02_descent, step 4)."
+    "Random projections, wide bandwidths and much noise: the smooth start (rule/02_descent, step 6)."
     lead = () if starts is None else (starts,)
     U = orthonormal(torch.randn(*lead, K, b, m, generator=torch.Generator().manual_seed(seed)).to(device))
     def full(value, *shape): return torch.full((*lead, *shape), float(value), device=device)
