@@ -437,7 +437,7 @@ def optimise_kernel(
     turn:bool=True, # False: the projections stay
     batch:int|None=None, # rows of a step; None: BATCH, or more for many parameters
 ) -> torch.Tensor: # E at each step, shape (steps, ...)
-    "Gauss-Newton steps for projections, fixed-point steps for scales and noise, Adam for widths (rule/02_descent, step 6)."
+    "Gauss-Newton steps for projections, fixed points for scales and noise, Adam for widths (rule/02_descent, step 6)."
     (K, b, m), history = kernel.U.shape[-3:], []
     batch = max(BATCH, ROWS_EACH*K*b*m) if batch is None else batch
     g, adam = torch.Generator().manual_seed(seed), Adam(kernel.log_bandwidth, steps)

@@ -74,7 +74,7 @@ def leave_one_out(
     error = (torch.linalg.solve(B, (solved.alpha/sigma)[..., None])[..., 0]*sigma/root).square().mean(-1)
     h = 1 - solved.noise*B.diagonal(dim1=-2, dim2=-1).mean(-1)
     weight = torch.ones_like(h) if data.weight is None else data.weight
-    honest = min(float((solved.noise*solved.quad/n).mean()*n/(weight @ error)), 1.) # noise in the fit over that left out
+    honest = min(float((solved.noise*solved.quad/n).mean()*n/(weight @ error)), 1.) # noise in the fit over left out
     spread = [inverse_diagonal(M*honest + m*torch.eye(len(M), dtype=M.dtype, device=M.device)) for M, _ in known]
     spread = torch.cat(spread) if spread else B.new_empty(0)
     turn = spread.view(len(kernel.U), b*m).sum(1) - b*b/m # a turn within its span is none
