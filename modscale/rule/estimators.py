@@ -33,7 +33,7 @@ from ..base.files import write_whole
 from ..base.symbols import choice, whole
 from ..nets.networks import ModularNet
 from ..nets.train import cross_entropy, fit, mse, pick_device
-from .align import COUNT_ROWS, DECISIVE, automatic_rule, fit_modules, linear_part
+from .align import COUNT_ROWS, DECISIVE, automatic_rule, effects_of, fit_modules, linear_part
 from .descent import Data
 from .kernel import Kernel, in_float64, member, wide_start
 from .leave_one_out import leave_one_out
@@ -178,7 +178,6 @@ def network_outputs(
 def module_outputs(
     state:dict, # arrays of the kernel, and of the network if there is one
     t:np.ndarray, # inputs, shape (n, r)
-    chunk:int=4096, # rows of which features are held at a time
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # projections (n, K, b); what modules add, (n, K, d); linear part (n, d)
     "What each module sees and says, and the linear part, in float64."
     U = state['net.U'][0].swapaxes(1, 2) if 'net.U' in state else state['U']
@@ -186,12 +185,8 @@ def module_outputs(
     if 'net.U' in state:
         effects = network_outputs(state, z)
         return z, effects, np.zeros_like(effects[:, 0])
-    kernel, parts = kernel_of(state), []
-    own, linear = kernel.split(torch.as_tensor(state['theta']))
-    for rows in torch.as_tensor(t).split(chunk):
-        phi, rest = kernel.features(rows).split([own.shape[0]*own.shape[1], len(linear)], -1)
-        parts.append((torch.einsum('nKq,Kqd->nKd', phi.unflatten(-1, own.shape[:2]), own), rest @ linear))
-    return z, *(torch.cat(part).numpy() for part in zip(*parts))
+    effects, linear = effects_of(kernel_of(state), torch.as_tensor(state['theta']), torch.as_tensor(t))
+    return z, effects.numpy(), linear.numpy()
 
 # %% ../../nbs/rule/07_estimators.ipynb #35-037
 class ModularBase(BaseEstimator):
@@ -378,9 +373,8 @@ def order_modules(
     for name, v in state.items():
         if name in ('U', 'log_bandwidth', 'log_scale') or name.startswith('net.body'): state[name] = v[order]
     if 'net.U' in state: state['net.U'] = state['net.U'][:, order]
-    theta, r = state['theta'], len(state['basis'].T)
-    own = theta[:len(theta) - r].reshape(len(order), -1, theta.shape[1]) if len(order) else theta[:0]
-    state['theta'] = np.concatenate([own[order].reshape(-1, theta.shape[1]), theta[len(theta) - r:]])
+    own, linear = kernel_of(state).split(torch.as_tensor(state['theta']))
+    state['theta'] = torch.cat([own[order.tolist()].flatten(0, 1), linear]).numpy()
 
 # %% ../../nbs/rule/07_estimators.ipynb #35-040
 def describe_modules(

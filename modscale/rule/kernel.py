@@ -312,6 +312,11 @@ class Elimination:
     cost:torch.Tensor # of leaving each out, as a share of the targets' squares, shape (..., C)
     E:torch.Tensor # with C, C−1, …, 0 modules, shape (..., C+1)
 
+    @property
+    def cost_of_module(self) -> torch.Tensor:
+        "`cost` in the order of the modules, shape (..., C)."
+        return torch.zeros_like(self.cost).scatter(-1, self.order, self.cost)
+
     def keep(self, K:int) -> torch.Tensor:
         "Numbers of the last K modules, ascending, shape (..., K)."
         return self.order[..., self.order.shape[-1] - K:].sort(-1).values

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .descent import Data, descend, evidence_at, optimise_kernel
+from .descent import Data, descend, optimise_kernel, solved_at
 from .kernel import SCALES, Elimination, Kernel, eliminate, fourier_features, likeness, member
 from .kernel import normal_equations, orthonormal, project, quadratic_and_logdet, radius_for, subset
 from .kernel import wide_start
@@ -93,7 +93,7 @@ def pruned(
     kernel = subset(kernel, elimination_of(kernel, data).keep(K))
     optimise_kernel(kernel, data, STEPS, seed, NARROWEST)
     part = data.few(0) # the same rows for all that are compared
-    return Ends(kernel, evidence_at(kernel, part.x, part.Y, part.weight))
+    return Ends(kernel, solved_at(kernel, part.x, part.Y, part.weight)[1].evidence)
 
 # %% ../../nbs/rule/04_search.ipynb #sear-starts
 def search_starts(
@@ -140,7 +140,7 @@ def exchange(
 ):
     "Set modules aside, the cheap ones most often, let random ones in, descend, prune, keep what is better."
     K, path = ends.kernels.log_scale.shape[-1], elimination_of(ends.kernels, data)
-    cost = torch.zeros_like(path.cost).scatter(-1, path.order, path.cost).clamp_min(0).cpu().numpy()
+    cost = path.cost_of_module.clamp_min(0).cpu().numpy()
     weight = cost + cost.mean(-1, keepdims=True)
     stay = [np.sort(rng.choice(K, K - count, replace=False, p=p/p.sum())) for p in weight]
     trial = subset(ends.kernels, torch.as_tensor(np.array(stay)))
@@ -160,8 +160,7 @@ def counting(
     data:Data, # rows on which to judge
 ) -> np.ndarray: # bool, shape (S, K)
     "Which modules count: the others could be left out for next to nothing."
-    path = elimination_of(stack, data)
-    return torch.zeros_like(path.cost).scatter(-1, path.order, path.cost).cpu().numpy() > COUNTS
+    return elimination_of(stack, data).cost_of_module.cpu().numpy() > COUNTS
 
 # %% ../../nbs/rule/04_search.ipynb #sear-agree-b
 def agreement(
@@ -238,11 +237,10 @@ def joint_rule(
     starts:int, # searches side by side; 1: nothing is compared
     rounds:int, # most exchanges of each
     seed:int, # of every choice
-    ends:Ends|None=None, # where to go on; None: from random starts
 ) -> Verdict: # on the modules found
     "Two starts; where they differ more, and exchanges until all modules of the best are found elsewhere too."
     rng = np.random.default_rng(seed)
-    ends = search_starts(data, K, candidates, b, [seed, seed + 1][:starts]) if ends is None else ends
+    ends = search_starts(data, K, candidates, b, [seed, seed + 1][:starts])
     made, tried = 0, math.inf
     verdict = None
     while True:
