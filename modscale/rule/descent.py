@@ -37,6 +37,10 @@ class Data:
     def rows(self) -> float: # rows, or their weight
         return len(self) if self.weight is None else float(self.weight.sum())
 
+    def mean(self, v:torch.Tensor) -> float:
+        "Mean over the rows, by their weight, of v of shape (n,)."
+        return float(v.mean() if self.weight is None else self.weight @ v/self.weight.sum())
+
     def few(self, seed:int, rows:int=BATCH) -> 'Data':
         "All rows, or as many random ones."
         if len(self) <= rows: return self
@@ -75,9 +79,14 @@ class Solved:
     def primal(self) -> bool: return self.factor.shape[-1] == self.Phi.shape[-1]
 
     @cached_property
+    def exact_inverse(self) -> torch.Tensor:
+        "A⁻¹ or C⁻¹, float64."
+        return torch.cholesky_inverse(self.factor)
+
+    @cached_property
     def inverse(self) -> torch.Tensor:
         "A⁻¹ or C⁻¹, in the precision of the sums."
-        return torch.cholesky_inverse(self.factor).to(self.Phi.dtype)
+        return self.exact_inverse.to(self.Phi.dtype)
 
     def solve(self, v:torch.Tensor) -> torch.Tensor:
         "C⁻¹v for v of shape (..., n, c)."
@@ -85,11 +94,21 @@ class Solved:
         if not self.primal: return (rows @ self.inverse).mT
         return ((rows - rows @ self.Phi @ self.inverse @ self.Phi.mT)/self.noise.to(rows.dtype)[..., None, None]).mT
 
-    @cached_property
-    def features(self) -> torch.Tensor:
-        "C⁻¹Φ = ΦA⁻¹, float32, shape (..., n, D)."
+    def features(self, count:int|None=None) -> torch.Tensor:
+        "Columns of C⁻¹Φ = ΦA⁻¹, the first ones or all, float32, shape (..., n, count)."
         Phi, inverse = self.Phi.float(), self.inverse.float()
-        return Phi @ inverse if self.primal else inverse @ Phi
+        return Phi @ inverse[..., :count] if self.primal else inverse @ Phi[..., :count]
+
+    @cached_property
+    def price(self) -> torch.Tensor:
+        "By what more of each feature raises log det C, over n: diag(ΦᵀC⁻¹Φ)/n, shape (..., D)."
+        if not self.primal: return (self.features()*self.Phi).sum(-2).double()/self.n
+        return (1 - self.noise[..., None]*self.exact_inverse.diagonal(dim1=-2, dim2=-1))/self.n
+
+    @property
+    def gain(self) -> torch.Tensor:
+        "By what more of each feature lowers log yᵀC⁻¹y, mean over outputs: θ²/yᵀC⁻¹y, shape (..., D)."
+        return (self.theta.square()/self.quad[..., None, :]).mean(-1)
 
     @property
     def evidence(self) -> torch.Tensor:
@@ -106,7 +125,7 @@ class Solved:
     @property
     def trace(self) -> torch.Tensor:
         "tr C⁻¹, weights counted as rows, shape (...)."
-        size, trace = self.factor.shape[-1], self.inverse.diagonal(dim1=-2, dim2=-1).sum(-1).double()
+        size, trace = self.factor.shape[-1], self.exact_inverse.diagonal(dim1=-2, dim2=-1).sum(-1)
         return (self.noise*trace + self.n - size)/self.noise
 
 # %% ../../nbs/rule/02_descent.ipynb #desc-factor
@@ -189,23 +208,23 @@ def evidence_gradient(
 ) -> Kernel: # derivatives of E
     "The gradient of E by hand (rule/02_descent, step 2)."
     (K, b, _), V = kernel.U.shape[-3:], len(seen.W)
-    n, d = solved.n, solved.quad.shape[-1]
-    pull = (solved.alpha/(d*solved.quad)[..., None, :]).to(seen.x.dtype)
-    slope = solved.features/n - pull @ solved.theta.mT.to(pull.dtype)          # of E by Φ
-    own, linear = slope.split([K*(2*V + 1), seen.linear.shape[-1]], -1)
-    own = own.unflatten(-1, (K, 2*V + 1))
-    one, by_cos, by_sin = own.split([1, V, V], -1)
+    n, own = solved.n, K*(2*V + 1)
+    pull = (solved.alpha/(solved.quad.shape[-1]*solved.quad)[..., None, :]).to(seen.x.dtype)
+    theta = solved.theta[..., :own, :].mT.to(pull.dtype)
+    slope = solved.features(own).div_(n).sub_(pull @ theta)          # of E by the features of modules
+    _, by_cos, by_sin = slope.unflatten(-1, (K, 2*V + 1)).split([1, V, V], -1)
     size = seen.size[..., None, :, 1:]
     by_z = (((by_sin*seen.cos - by_cos*seen.sin)*size) @ seen.W)*seen.inside
     U = (by_z.flatten(-2).mT @ (seen.x/seen.root)).unflatten(-2, (K, b))
-    by_size = torch.cat([(one*seen.root[..., None]).sum(-3), (by_cos*seen.cos + by_sin*seen.sin).sum(-3)], -1)
-    by_size = by_size*seen.size
+    modules, linear = (solved.price - solved.gain).to(U.dtype).split([own, seen.linear.shape[-1]], -1) # of E by log Φ
+    one, by_cos, by_sin = modules.unflatten(-1, (K, 2*V + 1)).split([1, V, V], -1)
+    by_size = torch.cat([one, by_cos + by_sin], -1)
     fall = torch.cat([torch.zeros_like(seen.W[:1, 0]), -seen.W.square().sum(1)/2])
     fall = fall*(2*kernel.log_bandwidth).exp()[..., None]
     share = seen.size.square()/seen.size.square().sum(-1, keepdim=True)
     width = (by_size*(fall - (share*fall).sum(-1, keepdim=True))).sum(-1)
     noise = solved.noise*(solved.trace/n - solved.force)/2
-    return Kernel(U, width, by_size.sum(-1), (linear*seen.linear).sum((-2, -1)), noise.to(U.dtype))
+    return Kernel(U, width, by_size.sum(-1), linear.sum(-1), noise.to(U.dtype))
 
 # %% ../../nbs/rule/02_descent.ipynb #desc-mslopes
 def module_slopes(
@@ -374,11 +393,9 @@ def balance_of(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]: # by what to change log_scale (..., K), log_linear and log_noise
     "Log of what lowers E over what raises it, half of it for scales (rule/02_descent, step 5)."
     def log_ratio(gain, price): return (gain.clamp_min(1e-12)/price.clamp_min(1e-12)).log()
-    price = (solved.features*solved.Phi).sum(-2).double()/solved.n
-    gain = (solved.theta.square()/solved.quad[..., None, :]).mean(-1)
-    q = (price.shape[-1] - m - 1)//max(K, 1)
+    q = (solved.gain.shape[-1] - m - 1)//max(K, 1)
     def parts(t): return t[..., :-m - 1].unflatten(-1, (K, q)).sum(-1), t[..., -m - 1:].sum(-1)
-    scale, linear = (log_ratio(*pair)/2 for pair in zip(parts(gain), parts(price)))
+    scale, linear = (log_ratio(*pair)/2 for pair in zip(parts(solved.gain), parts(solved.price)))
     return scale, linear, log_ratio(solved.force, solved.trace/solved.n)
 
 # %% ../../nbs/rule/02_descent.ipynb #13-012

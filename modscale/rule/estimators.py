@@ -334,7 +334,7 @@ def judge_modules(
     "Are there modules, and are they those that other searches find (rule/07_estimators, step 4)?"
     score, linear = (leave_one_out(kernel, data) for kernel in (verdict.kernel, member(linear_part(data, 1)[0], 0)))
     est.evidence_, est.linear_evidence_ = 0. - score.total, 0. - linear.total
-    est.left_out_ = float(data.weight @ score.error/data.weight.sum())
+    est.left_out_ = data.mean(score.error)
     est.agreement_, est.turn_ = verdict.agreement, max(verdict.turn, 0.) # rounding may make it negative
     better = est.evidence_ > est.linear_evidence_ + DECISIVE/(data.rows*data.Y.shape[1])
     alone = better and est.starts == 1 and verdict.turn < TURN

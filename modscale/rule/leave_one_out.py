@@ -35,7 +35,7 @@ def precision_diagonal(
 ) -> torch.Tensor: # float64, shape (n,)
     "The diagonal of C⁻¹."
     if not solved.primal: return solved.inverse.diagonal().double()
-    return (1 - (solved.features*solved.Phi).sum(-1).double())/solved.noise
+    return (1 - (solved.features()*solved.Phi).sum(-1).double())/solved.noise
 
 # %% ../../nbs/rule/03_leave_one_out.ipynb #loo-directions
 WHOLE_DIRECTIONS = 1024 # parameters of projections of which one matrix is made; of more, one a module
