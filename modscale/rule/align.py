@@ -70,13 +70,13 @@ def fit_modules(
 
 # %% ../../nbs/rule/05_align.ipynb #align-path
 DECISIVE = 2. # nats in all by which more modules must be better: odds of seven to one
-FIRST_COUNT = 8 # modules of the first path
+FIRST_COUNT = 8 # modules of the first path; doubled while too few
 WORTH = .001 # of the targets' variance: a left-out error that is lower by less is no reason for more modules
 LINEAR_STEPS = 60 # until scale and noise of a linear part are at rest
-COUNT_STARTS = 4 # searches side by side that count modules
-COUNT_ROUNDS = 6 # most exchanges of each, for a number next to the one that is wanted
+COUNT_STARTS = 4 # searches side by side that count modules: half of STARTS, as only the number is asked
+COUNT_ROUNDS = 12 # most exchanges of each, for the number that is wanted and those next to it
 COUNT_ROWS = 2048 # rows on which numbers of modules are compared
-MOST = 32 # modules that 'auto' considers
+MOST = 32 # modules that `auto` considers, to bound the time
 
 def count_path(
     data:Data, # rows on which to judge

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from .descent import Data, Slopes, Solved, curvature_of, slopes_of
-from .kernel import Kernel
+from .kernel import Kernel, in_float64
 
 # %% ../../nbs/rule/03_leave_one_out.ipynb #count-loo
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,8 @@ def leave_one_out(
     data:Data, # the rows
 ) -> Score: # at these rows
     "Leave-one-out residuals of the fit linearised in its directions (rule/03_leave_one_out, step 1)."
-    slopes, m = slopes_of(kernel, data.x, data.Y, data.weight), data.x.shape[1]
+    kernel, m = in_float64(kernel), data.x.shape[1] # with little noise float32 cannot tell JᵀC⁻¹J from zero
+    slopes = slopes_of(kernel, data.x.double(), data.Y, data.weight)
     solved, d = slopes.solved, data.Y.shape[1]
     n, b = solved.n, kernel.U.shape[-2]
     known = directions_of(slopes, kernel.U) if len(kernel.U) else []

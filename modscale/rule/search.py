@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PAPER_WIDTH', 'PAPER_NOISE', 'SPARE', 'NARROWEST', 'START_STEPS', 'STEPS', 'COUNTS', 'ALIKE', 'STARTS', 'ROUNDS',
-           'SURE_ROWS', 'ROOM', 'CYCLE', 'TURN', 'paper_objective', 'paper_kernel', 'Ends', 'elimination_of', 'judged',
-           'pruned', 'search_starts', 'joined', 'with_random', 'exchange', 'agreement', 'Verdict', 'with_detail',
-           'stands', 'joint_rule']
+           'SURE_ROWS', 'ROOM', 'CYCLE', 'ASIDE', 'TURN', 'paper_objective', 'paper_kernel', 'Ends', 'elimination_of',
+           'judged', 'pruned', 'search_starts', 'replaced', 'joined', 'with_random', 'completed', 'exchange',
+           'agreement', 'Lead', 'found_again', 'Verdict', 'with_detail', 'stands', 'joint_rule']
 
 # %% ../../nbs/rule/04_search.ipynb #13-003
 import math
@@ -126,6 +126,17 @@ def search_starts(
     optimise_kernel(stack, data, START_STEPS, seeds[0], NARROWEST)
     return pruned(stack, data, K, seeds[0])
 
+# %% ../../nbs/rule/04_search.ipynb #sear-replaced
+def replaced(
+    ends:Ends, # of searches
+    at:int, # which to replace
+    by:Ends, # by the best of these
+) -> Ends: # as many
+    "One end in the place of another."
+    def put(old, new): return torch.cat([old[:at], new[by.best][None], old[at + 1:]])
+    kernels = Kernel(*(put(*pair) for pair in zip(ends.kernels.tensors, by.kernels.tensors)))
+    return Ends(kernels, put(ends.E, by.E), put(ends.cost, by.cost))
+
 # %% ../../nbs/rule/04_search.ipynb #sear-joined
 def joined(
     ends:list[Ends], # with as many modules
@@ -148,6 +159,19 @@ def with_random(
     return Kernel(torch.cat([kernel.U, new.U], 1), torch.cat([kernel.log_bandwidth, width], 1),
                   torch.cat([kernel.log_scale, scale], 1), kernel.log_linear.clone(), kernel.log_noise.clone())
 
+# %% ../../nbs/rule/04_search.ipynb #sear-completed
+def completed(
+    kernel:Kernel, # a stack, changed in place
+    data:Data, # the training set
+    K:int, # modules to have at the end
+    rng:np.random.Generator, # of what comes in
+) -> Ends: # with K modules each
+    "Let random modules in, `SPARE` for each that lacks, descend, prune."
+    lacking = max(K - kernel.log_scale.shape[-1], 1)
+    kernel = with_random(kernel, SPARE*lacking, int(rng.integers(1 << 30)))
+    optimise_kernel(kernel, data, STEPS, 0, NARROWEST)
+    return pruned(kernel, data, K, 0)
+
 # %% ../../nbs/rule/04_search.ipynb #sear-exchange2
 def exchange(
     ends:Ends, # of searches
@@ -159,10 +183,7 @@ def exchange(
     K, cost = ends.cost.shape[-1], ends.cost.clamp_min(0).cpu().numpy()
     weight = cost + cost.mean(-1, keepdims=True)
     stay = [np.sort(rng.choice(K, K - count, replace=False, p=p/p.sum())) for p in weight]
-    trial = subset(ends.kernels, torch.as_tensor(np.array(stay)))
-    trial = with_random(trial, SPARE*max(count, 1), int(rng.integers(1 << 30)))
-    optimise_kernel(trial, data, STEPS, 0, NARROWEST)
-    trial = pruned(trial, data, K, 0)
+    trial = completed(subset(ends.kernels, torch.as_tensor(np.array(stay))), data, K, rng)
     better = trial.E < ends.E
     def chosen(new, old): return torch.where(better.view(-1, *[1]*(new.ndim - 1)), new, old)
     kernels = Kernel(*(chosen(*pair) for pair in zip(trial.kernels.tensors, ends.kernels.tensors)))
@@ -172,14 +193,51 @@ def exchange(
 ALIKE = .98 # likeness from which two ends are at the same projection
 
 def agreement(
-    ends:Ends, # at least two
-) -> float: # in [0, 1]; NaN where no module counts
-    "The worst likeness of a module of the best end that counts to the nearest of any other end."
+    ends:Ends, # of searches
+    again:np.ndarray|float=0., # likeness of each module of the best end to what came in its place, shape (K,)
+) -> float: # in [0, 1]; NaN where no module counts, or with one end
+    "The worst likeness of a module of the best end that counts: to the nearest of another end, or in its place again."
+    if len(ends.E) == 1: return math.nan
     best, U = ends.best, ends.kernels.U.cpu().numpy()
     counts = ends.counting
     if not counts.any(): return math.nan
     others = np.delete(U, best, 0).reshape(-1, *U.shape[2:])
-    return min(float(likeness(U[best], others).max(1)[counts].min()), 1.)
+    return min(float(np.maximum(likeness(U[best], others).max(1), again)[counts].min()), 1.)
+
+# %% ../../nbs/rule/04_search.ipynb #sear-lead
+class Lead:
+    "The best end: since which round its modules are the same, and how alike came back what was set aside."
+    def __init__(self, ends:Ends):
+        self.U, self.since = ends.kernels.U[ends.best].cpu().numpy(), 0
+        self.again = np.zeros(len(self.U))
+
+    def agreement(self, ends:Ends, made:int) -> float:
+        "That of the ends now, after `made` rounds; what was known of other modules than the best end's is forgotten."
+        U = ends.kernels.U[ends.best].cpu().numpy()
+        same = likeness(U, self.U)
+        self.again = self.again[same.argmax(1)]
+        if (same.max(1)[ends.counting] <= ALIKE).any(): self.again, self.since = np.zeros(len(U)), made
+        self.U = U
+        return agreement(ends, self.again)
+
+# %% ../../nbs/rule/04_search.ipynb #sear-again
+def found_again(
+    ends:Ends, # of searches
+    data:Data, # the training set
+    rng:np.random.Generator, # of the order, and of what comes in
+) -> tuple[Ends, np.ndarray]: # the best end may be better; likeness of each of its modules to what came instead, (K,)
+    "Set the best end's modules aside, a few in each of several copies, and look whether they are found again."
+    best, K = ends.best, ends.cost.shape[-1]
+    count, order = min(ASIDE, K - 1), rng.permutation(K)
+    aside = np.array([np.take(order, range(at, at + count), mode='wrap') for at in range(0, K, count)])
+    stay = np.array([np.setdiff1d(order, gone) for gone in aside])
+    copies = member(ends.kernels, torch.tensor([best]*len(aside)))
+    trial = completed(subset(copies, torch.as_tensor(stay)), data, K, rng)
+    U, again = ends.kernels.U[best].cpu().numpy(), np.zeros(K)
+    for gone, new in zip(aside, trial.kernels.U.cpu().numpy()):
+        again[gone] = np.maximum(again[gone], likeness(U[gone], new).max(1))
+    if trial.E.min() >= ends.E[best]: return ends, again
+    return replaced(ends, best, trial), again
 
 # %% ../../nbs/rule/04_search.ipynb #sear-joint
 STARTS = 8 # searches side by side, when two do not agree
@@ -187,6 +245,7 @@ ROUNDS = 60 # most exchanges of each
 SURE_ROWS = 2048 # rows, at most, on which directions are judged
 ROOM = 1/3 # part of a row that a fit may take up for two agreeing starts to be enough
 CYCLE = 3 # exchanges that ends must stand otherwise: of one, two and three modules
+ASIDE = 2 # modules that are set aside together, to be found again
 TURN = .03 # variance of a direction, in squared radians, up to which a module is trusted
 
 @dataclass(frozen=True, eq=False)
@@ -226,11 +285,10 @@ def with_detail(
 def stands(
     before:Ends, # that agree
     after:Ends, # the same, after new modules were offered beside those that they have
-) -> bool: # are the best end's modules, as far as they count, still the best, and agreed on?
+) -> bool: # are the best end's modules, as far as they count, still those of the best?
     "An optimum that lacks a module does not stand the offer of new ones."
     U = before.kernels.U[before.best].cpu().numpy()[before.counting]
-    same = likeness(U, after.kernels.U[after.best].cpu().numpy()).max(1).min() > ALIKE
-    return bool(same and agreement(after) > ALIKE)
+    return bool(likeness(U, after.kernels.U[after.best].cpu().numpy()).max(1).min() > ALIKE)
 
 # %% ../../nbs/rule/04_search.ipynb #sear-rule
 def joint_rule(
@@ -246,9 +304,13 @@ def joint_rule(
     rng = np.random.default_rng(seed)
     ends = search_starts(data, K, candidates, b, [seed, seed + 1][:starts])
     made, tried = 0, math.inf
-    verdict = None
+    verdict, lead = None, Lead(ends)
     while True:
-        alike = agreement(ends) if len(ends.E) > 1 else math.nan
+        alike = lead.agreement(ends, made)
+        if alike <= ALIKE and made > lead.since and (made - lead.since) % CYCLE == 0:
+            ends, again = found_again(ends, data, rng)
+            lead.again = np.maximum(lead.again, again)
+            alike = lead.agreement(ends, made)
         if alike > ALIKE and ends.E.min() < tried:
             before, ends = ends, exchange(ends, data, 0, rng)
             if stands(before, ends):
