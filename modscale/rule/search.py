@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAPER_WIDTH', 'PAPER_NOISE', 'SPARE', 'NARROWEST', 'START_STEPS', 'STEPS', 'COUNTS', 'ALIKE', 'STARTS', 'ROUNDS',
            'SURE_ROWS', 'ROOM', 'CYCLE', 'ASIDE', 'TURN', 'paper_objective', 'paper_kernel', 'Ends', 'elimination_of',
-           'judged', 'pruned', 'search_starts', 'replaced', 'joined', 'with_random', 'completed', 'exchange',
+           'ends_of', 'pruned', 'search_starts', 'replaced', 'joined', 'with_random', 'completed', 'exchange',
            'agreement', 'Lead', 'found_again', 'Verdict', 'with_detail', 'stands', 'joint_rule']
 
 # %% ../../nbs/rule/04_search.ipynb #13-003
@@ -91,7 +91,7 @@ def elimination_of(
     return eliminate(normal_equations(kernel, part.x, part.Y, part.weight, J), kernel.log_noise)
 
 # %% ../../nbs/rule/04_search.ipynb #sear-judged
-def judged(
+def ends_of(
     kernel:Kernel, # a stack
     data:Data, # rows on which to judge
 ) -> Ends: # with evidence and costs
@@ -110,7 +110,7 @@ def pruned(
     "Leave out the cheapest modules, and improve the others."
     kernel = subset(kernel, elimination_of(kernel, data).keep(K))
     optimise_kernel(kernel, data, STEPS, seed, NARROWEST)
-    return judged(kernel, data)
+    return ends_of(kernel, data)
 
 # %% ../../nbs/rule/04_search.ipynb #sear-starts
 def search_starts(
@@ -220,6 +220,14 @@ class Lead:
         self.U = U
         return agreement(ends, self.again)
 
+    def confirmed(self, ends:Ends, data:Data, made:int, rng:np.random.Generator) -> tuple[Ends, float]:
+        "Ends and their agreement; where it is low and the best end has stood a cycle, its modules are sought again."
+        alike = self.agreement(ends, made)
+        if not alike <= ALIKE or made == self.since or (made - self.since) % CYCLE: return ends, alike
+        ends, again = found_again(ends, data, rng)
+        self.again = np.maximum(self.again, again)
+        return ends, self.agreement(ends, made)
+
 # %% ../../nbs/rule/04_search.ipynb #sear-again
 def found_again(
     ends:Ends, # of searches
@@ -277,7 +285,7 @@ def with_detail(
     "Let narrow bandwidths in, and ask how sure the directions are."
     stack = member(ends.kernels, slice(ends.best, ends.best + 1))
     history, kernel = optimise_kernel(stack, data, START_STEPS, seed)[:, 0].tolist(), member(stack, 0)
-    score, counts = leave_one_out(kernel, data.few(seed, SURE_ROWS)), judged(stack, data).counting
+    score, counts = leave_one_out(kernel, data.few(seed, SURE_ROWS)), ends_of(stack, data).counting
     turn = float(score.turn.cpu().numpy()[counts].max(initial=0.))
     return Verdict(kernel, ends, history, agreement, turn, score.freedom, rounds, stood)
 
@@ -306,11 +314,7 @@ def joint_rule(
     made, tried = 0, math.inf
     verdict, lead = None, Lead(ends)
     while True:
-        alike = lead.agreement(ends, made)
-        if alike <= ALIKE and made > lead.since and (made - lead.since) % CYCLE == 0:
-            ends, again = found_again(ends, data, rng)
-            lead.again = np.maximum(lead.again, again)
-            alike = lead.agreement(ends, made)
+        ends, alike = lead.confirmed(ends, data, made, rng)
         if alike > ALIKE and ends.E.min() < tried:
             before, ends = ends, exchange(ends, data, 0, rng)
             if stands(before, ends):
