@@ -570,7 +570,7 @@ def axis_label(
     u:np.ndarray, # a direction, shape (m,)
     names, # of the columns
 ) -> str: # such as "+0.80 mass -0.60 heat"
-    "The three largest entries of a direction."
+    "Of the three largest entries those above a tenth in size: smaller ones would only make the label long."
     return ' '.join(f'{u[i]:+.2f} {names[i]}' for i in np.argsort(-np.abs(u))[:3] if abs(u[i]) > .1)
 
 # %% ../../nbs/rule/07_estimators.ipynb #05_estim-d42d1a
