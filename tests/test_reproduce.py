@@ -95,8 +95,10 @@ def test_second_run_redoes_only_what_is_missing(digits, run_cli, tmp_path):
     assert (out/'figures'/'fig3.png').exists() and set(after) == set(before)
     assert {key for key in after if after[key] != before[key]} == {gone}
     old, new = (pd.read_csv(folder/'sine.csv').drop(columns=TIMES) for folder in (digits[0], out))
-    # networks that train in one stack are products of other sizes than one alone, and rounded otherwise
-    pd.testing.assert_frame_equal(old, new, rtol=1e-3)
+    # the cell computed again trains alone, not in its stack: products of other sizes, which processors round otherwise
+    numbers = [table.select_dtypes('number') for table in (old, new)]
+    assert (~np.isclose(*numbers, rtol=1e-5, equal_nan=True)).any(1).sum() <= 1
+    pd.testing.assert_frame_equal(old, new, rtol=.05)
 
 def test_kill_loses_nothing(digits, run_cli, tmp_path):
     out = tmp_path/'out'
