@@ -161,7 +161,7 @@ def automatic_rule(
     if K: return joint_rule(data, K, SPARE*K, b, starts, rounds, seed)
     stack, history = linear_part(data, b)
     ends = Ends(stack, torch.tensor(history[-1:]), torch.zeros(1, 0))
-    return Verdict(member(stack, 0), ends, history, math.nan, math.nan, 0., 0, False)
+    return Verdict(member(stack, 0), ends, history, math.nan, math.nan, 0., 0, False, 0.)
 
 # %% ../../nbs/rule/05_align.ipynb #14-043
 def check_data(

@@ -223,7 +223,7 @@ def count_study(
 
 # %% ../../nbs/sine/02_align_study.ipynb #26-0145
 ABLATED_CONSTANTS = ('WIDE', 'NOISY', 'SPARE', 'NARROWEST', 'START_STEPS', 'STEPS', 'LEAP', 'RATE', 'DAMPING', 'COUNTS',
-                     'TURN', 'ROOM')
+                     'TURN', 'ROOM', 'MANY')
 ABLATED = (75, 100, 150) # samples at m = k = 5: 3, 4 and 6 a projection parameter
 
 def half_and_double(
