@@ -346,11 +346,13 @@ def doubt_of(
 ) -> str:
     "Why the modules are not to be read."
     if not est.n_modules_: return 'the evidence wants no module: the fit is linear'
+    if est.evidence_ <= est.linear_evidence_ + .01:
+        return (f'the evidence for modules, {est.evidence_:.3f} nats a sample, is no better than that of a linear '
+                f'model, {est.linear_evidence_:.3f}')
+    if math.isnan(est.agreement_): return 'no module carries a part that counts'
     if est.agreement_ <= ALIKE: return f'searches found different modules (agreement {est.agreement_:.2f})'
     if est.turn_ >= TURN: return f'the rows do not carry the directions (variance {est.turn_:.2f} squared radians)'
-    if est.evidence_ > est.linear_evidence_ + .01: return 'no module carries a part that counts'
-    return (f'the evidence for modules, {est.evidence_:.3f} nats a sample, is no better than that of a linear model, '
-            f'{est.linear_evidence_:.3f}')
+    return 'modules that were offered to them changed them'
 
 # %% ../../nbs/rule/07_estimators.ipynb #05_estim-6efa28
 def module_shares(

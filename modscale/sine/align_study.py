@@ -162,7 +162,7 @@ TARGETS = {f'align.recovered.{name}': ('recovered', '>=', 1., at) for name, (at,
     'align.recovered.noise': ('recovered', '>=', 1., at_size(400, noise=.1)),
     'align.K_large': ('spare_share', '<=', .02, at_size(1000, K=10)),
     'align.K_small': ('similarity', '>=', .95, at_size(1000, K=3))} | {
-    f'align.seconds.{name}': ('seconds', '<=', most, at) for name, (at, most) in SETTINGS.items()}
+    f'align.seconds.{name}': ('cpu_seconds', '<=', most, at) for name, (at, most) in SETTINGS.items()}
 PAPER = at_size(400, rule='paper') # beside the targets, for comparison
 THRESHOLDS = {(5, 5): (60, 70, 85, 100), (9, 5): (100, 126, 150, 180), (9, 9): (200, 227, 243, 270),
               (30, 5): (300, 360, 420, 480)}
@@ -284,19 +284,19 @@ def target_table(
 def plot_targets(
     table:pd.DataFrame # of `align_study`
 ): # a matplotlib Figure
-    "Seconds of each run of the settings that have a bound of seconds, with the bound."
+    "Processor seconds of each run of the settings that have a bound of seconds, with the bound."
     import matplotlib.pyplot as plt
-    names = [name for name, (value, *_, at) in TARGETS.items() if value == 'seconds' and len(select(table, **at))]
+    names = [name for name, (value, *_, at) in TARGETS.items() if value == 'cpu_seconds' and len(select(table, **at))]
     fig, ax = plt.subplots(figsize=(7, .25*len(names) + .8))
     for i, name in enumerate(reversed(names)):
         *_, bound, at = TARGETS[name]
         runs = select(table, **at)
         spot = i + np.linspace(-.25, .25, len(runs))
         for held, colour in ((recovered_runs(runs), 'C0'), (~recovered_runs(runs), 'C3')):
-            ax.plot(runs.seconds[held], spot[held.to_numpy()], '.', ms=4, color=colour)
+            ax.plot(runs.cpu_seconds[held], spot[held.to_numpy()], '.', ms=4, color=colour)
         ax.plot([bound], [i], '|', ms=12, mew=2, color='k')
     ax.set_yticks(range(len(names)), [name.removeprefix('align.seconds.') for name in reversed(names)], fontsize=8)
-    ax.set(xscale='log', xlabel='seconds of each run (red: not every module is there); mark: asked of the mean')
+    ax.set(xscale='log', xlabel='processor seconds of each run (red: not every module is there); mark: asked of the mean')
     fig.tight_layout()
     return fig
 
@@ -362,7 +362,7 @@ def failure_table(
                          recovered_and_said_so=good & said, recovered_but_doubted=good & ~said)
             rows.append(dict(m=m, k=k, n=n, per_parameter=n/(m*k), tasks=len(part)) |
                         {name: runs.sum() for name, runs in which.items()} |
-                        dict(rounds=part.rounds_made.mean(), seconds=part.seconds.mean()))
+                        dict(rounds=part.rounds_made.mean(), seconds=part.cpu_seconds.mean()))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/sine/02_align_study.ipynb #26-0295
@@ -391,7 +391,7 @@ def count_table(
         rows.append(dict(m=m, k=k, n=part.n.iloc[0], noise=noise, tasks=len(part), right=right.sum(),
                          share=right.mean(), least=part.modules.min(), most=part.modules.max(),
                          undecided=(~right & (part.n*(part.total - part.true_total) <= DECISIVE)).sum(),
-                         seconds=part.seconds.mean()))
+                         seconds=part.cpu_seconds.mean()))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/sine/02_align_study.ipynb #26-0299
@@ -430,7 +430,7 @@ def ablation_rows(
     told = table.assign(change=change_names(table), unnoticed=~good & table.found.eq(True), recovered=good)
     return told.groupby(['change', 'n'], sort=False).agg(
         tasks=('recovered', 'size'), recovered=('recovered', 'sum'), unnoticed=('unnoticed', 'sum'),
-        seconds=('seconds', 'mean')).reset_index()
+        seconds=('cpu_seconds', 'mean')).reset_index()
 
 # %% ../../nbs/sine/02_align_study.ipynb #26-02995
 def plot_ablation(
