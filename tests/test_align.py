@@ -9,8 +9,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from modscale.nets.tasks import make_task
 from modscale.rule.align import align
-from modscale.rule.descent import optimise_kernel, standard_data
-from modscale.rule.kernel import coverage, likeness, member, wide_start
+from modscale.rule.descent import curvature_of, optimise_kernel, slopes_of, standard_data
+from modscale.rule.kernel import coverage, in_float64, likeness, member, wide_start
+from modscale.rule.leave_one_out import directions_of
 from modscale.rule.search import search_starts
 
 FAST = dict(rounds=1, starts=2)
@@ -92,6 +93,36 @@ def test_a_weight_counts_rows(data):
 def test_noise_is_not_found():
     g = np.random.default_rng(0)
     assert not align(g.standard_normal((300, 5)), g.standard_normal(300), 5, rounds=2).found
+
+@pytest.mark.parametrize('seed', range(4))
+def test_modules_that_fit_noise_are_no_better_than_a_line(seed):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((100, 5))
+    line = x @ rng.standard_normal(5) + .5*rng.standard_normal(100) if seed % 2 else rng.standard_normal(100)
+    assert not align(x, line, 3, rounds=6).found
+
+def test_fast_sines_are_found_when_detail_is_let_in():
+    task = make_task('sine_high', 5, 5, 2)
+    found = align(*task.stream(1000, 0), 5, seed=2)
+    assert found.found and (likeness(task.U, found.U).max(1) > .95).all()
+
+def test_the_precision_of_directions_is_positive_where_noise_is_small():
+    task = make_task('sine_low', 5, 5, 5)
+    data = standard_data(*task.stream(1000, 0))[0]
+    kernel = wide_start(5, 5, 0, noise=.1)
+    kernel.U.copy_(torch.as_tensor(task.U, dtype=torch.float32)[:, None])
+    kernel.log_scale.fill_(5)
+    exact = in_float64(kernel)
+    slopes = slopes_of(exact, data.x.double(), data.Y)
+    (M, _), = directions_of(slopes, exact.U)
+    J = curvature_of(slopes, exact.U).jacobian()[0]*np.sqrt(len(data))
+    Phi, noise = slopes.solved.Phi, slopes.solved.noise
+    bottom = np.sqrt(noise.item())*np.eye(Phi.shape[1])
+    Q, _ = np.linalg.qr(np.r_[Phi.numpy(), bottom]) # no Gram matrix, which squares what rounding does
+    padded = np.r_[J.numpy(), np.zeros((Phi.shape[1], J.shape[1]))]
+    rest = padded - Q @ (Q.T @ padded)
+    assert np.allclose(M, rest.T @ rest/noise.item(), rtol=0, atol=1e-8*M.diagonal().max())
+    assert np.linalg.eigvalsh(M).min() > -1e-14*M.diagonal().max() # J^T(C^-1 J) as it is: -5e-12
 
 def test_the_same_seed_gives_the_same_modules(data):
     _, x, y = data

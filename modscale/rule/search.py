@@ -370,8 +370,10 @@ def with_detail(
     kernel, part = member(end.kernels, 0), data.few(seed, SURE_ROWS)
     score = leave_one_out(kernel, part)
     turn = float(score.turn.cpu().numpy()[end.counting].max(initial=0.))
+    more = data.rows/part.rows # each direction is known so many times as well, and paid for by so many rows
+    price = (score.price + kernel.U.numel()*math.log(more)/(2*part.rows*data.Y.shape[1]))/more
     return Verdict(kernel, ends, history, min(agreement, alike), turn, score.freedom, rounds, stood and stands_still,
-                   linear_evidence(part) - score.total)
+                   linear_evidence(part) - score.evidence - price)
 
 # %% ../../nbs/rule/04_search.ipynb #sear-rule
 def joint_rule(
