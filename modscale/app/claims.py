@@ -367,7 +367,7 @@ def read_claim(
 
 # %% ../../nbs/app/01_claims.ipynb #31-0288
 WHAT = dict(recovered='every module is there (share of tasks)', similarity='modules kept are true (mean best |cos|)',
-            spare_share='spare modules carry no variance', seconds='seconds of an alignment')
+            spare_share='spare modules carry no variance', cpu_seconds='processor seconds')
 
 def align_claims() -> list[Claim]:
     "Claims of sine/02_align_study: what the rule finds before any network is trained."
