@@ -377,7 +377,7 @@ def align_claims() -> list[Claim]:
             (value, sense, bound, at) in TARGETS.items()]
 
 # %% ../../nbs/app/01_claims.ipynb #31-02882
-FIRST_ORDER = Path(modscale.__file__).parents[1]/'results'/'bench'/'first_order.csv' # m, k, n, seed, seconds, machine
+FIRST_ORDER = Path(modscale.__file__).parents[1]/'results'/'bench'/'first_order.csv' # m, k, n, seed, seconds, ours, machine
 SPEEDUPS = {(5, 5, 400): 4., (9, 9, 400): 4., (9, 9, 1000): 5., (30, 5, 2000): 5., (100, 5, 10_000): 4.,
             (300, 10, 50_000): 4., (9, 9, 100_000): 5.} # asked of each m, k, n
 
@@ -385,15 +385,14 @@ def speedup(
     m:int, # inputs
     k:int, # modules
     n:int, # samples
-) -> Callable: # table of `align_study` to (ratio of mean processor seconds, no error, tasks)
-    "Measure: how many times as long the first edition took on the same tasks. `LookupError` without its times."
+) -> Callable: # table of `align_study` to (ratio of mean processor seconds, its standard error, tasks)
+    "Measure: how many times as long the first edition took, both timed in turn. `LookupError` without its times."
     def measure(table):
         if not FIRST_ORDER.exists(): raise LookupError(f'no times of the first edition in {FIRST_ORDER.name}')
         then = rows_where(pd.read_csv(FIRST_ORDER), dict(m=m, k=k, n=n))
-        now = select(table, m=m, k=k, n=n)
-        now = now[now.seed.isin(then.seed)]
-        if now.empty: raise LookupError(f'no rows with m={m}, k={k}, n={n}')
-        return then[then.seed.isin(now.seed)].seconds.mean()/now.cpu_seconds.mean(), float('nan'), len(now)
+        if then.empty or select(table, m=m, k=k, n=n).empty: raise LookupError(f'no rows with m={m}, k={k}, n={n}')
+        ratio = then.seconds.mean()/then.ours.mean()
+        return ratio, (then.seconds - ratio*then.ours).sem()/then.ours.mean(), len(then)
     return measure
 
 # %% ../../nbs/app/01_claims.ipynb #31-02883
