@@ -377,7 +377,8 @@ def align_claims() -> list[Claim]:
             (value, sense, bound, at) in TARGETS.items()]
 
 # %% ../../nbs/app/01_claims.ipynb #31-02882
-FIRST_ORDER = Path(modscale.__file__).parents[1]/'results'/'bench'/'first_order.csv' # m, k, n, seed, seconds, ours, machine
+# m, k, n, seed, seconds, ours, machine
+FIRST_ORDER = Path(modscale.__file__).parents[1]/'results'/'bench'/'first_order.csv'
 SPEEDUPS = {(5, 5, 400): 4., (9, 9, 400): 4., (9, 9, 1000): 5., (30, 5, 2000): 5., (100, 5, 10_000): 4.,
             (300, 10, 50_000): 4., (9, 9, 100_000): 5.} # asked of each m, k, n
 
