@@ -296,7 +296,7 @@ def plot_targets(
             ax.plot(runs.cpu_seconds[held], spot[held.to_numpy()], '.', ms=4, color=colour)
         ax.plot([bound], [i], '|', ms=12, mew=2, color='k')
     ax.set_yticks(range(len(names)), [name.removeprefix('align.seconds.') for name in reversed(names)], fontsize=8)
-    ax.set(xscale='log', xlabel='processor seconds of each run (red: not all modules are there); mark: asked of the mean')
+    ax.set(xscale='log', xlabel='processor seconds of each run (red: a module is missing); mark: asked of the mean')
     fig.tight_layout()
     return fig
 
