@@ -11,7 +11,7 @@ from modscale.nets.tasks import make_task
 from modscale.rule.align import align
 from modscale.rule.descent import curvature_of, optimise_kernel, slopes_of, standard_data
 from modscale.rule.kernel import coverage, in_float64, likeness, member, wide_start
-from modscale.rule.leave_one_out import directions_of
+from modscale.rule.leave_one_out import directions_of, leave_one_out
 from modscale.rule.search import search_starts
 
 FAST = dict(rounds=1, starts=2)
@@ -123,6 +123,20 @@ def test_the_precision_of_directions_is_positive_where_noise_is_small():
     rest = padded - Q @ (Q.T @ padded)
     assert np.allclose(M, rest.T @ rest/noise.item(), rtol=0, atol=1e-8*M.diagonal().max())
     assert np.linalg.eigvalsh(M).min() > -1e-14*M.diagonal().max() # J^T(C^-1 J) as it is: -5e-12
+
+def test_rows_far_out_are_left_out_as_a_fit_without_them_says():
+    "Where the fit takes up all but a millionth of a row, float32 cannot tell what is left."
+    x = np.random.default_rng(0).standard_normal((200, 3))
+    rows = standard_data(x, np.sin(2*x[:, 0]) + x[:, 1]**2)[0]
+    kernel = in_float64(align(x, np.sin(2*x[:, 0]) + x[:, 1]**2, 2).kernel)
+    error, Phi = leave_one_out(kernel, rows).error, kernel.features(rows.x.double())
+    bottom = torch.exp(kernel.log_noise/2)*torch.eye(Phi.shape[1], dtype=Phi.dtype)
+    for row in error.argsort()[-3:].tolist():
+        rest = torch.arange(len(x)) != row
+        right = torch.cat([rows.Y[rest], torch.zeros(len(bottom), 1, dtype=Phi.dtype)])
+        theta = torch.linalg.lstsq(torch.cat([Phi[rest], bottom]), right).solution
+        direct = float((rows.Y[row] - Phi[row] @ theta).square()) # its directions stay as they are
+        assert error[row] == pytest.approx(direct, rel=.3) and direct > 1e-3
 
 def test_the_same_seed_gives_the_same_modules(data):
     _, x, y = data
