@@ -483,7 +483,7 @@ def rival_texts(
     form = '.3g' if 'seconds' in value else '.3f'
     def text(mean, se, tasks, failed, most):
         if np.isnan(mean): return f'{failed} failed' if failed else ''
-        fewer = f' ({tasks - failed} tasks)' if tasks - failed < most else ''
+        fewer = f' ({tasks - failed} of {most} tasks)' if tasks - failed < most else ''
         error = '' if np.isnan(se) else f' ± {se:{form}}'
         return f'{mean:{form}}{error}{fewer}' + (f' ({failed} failed)' if failed else '')
     most = table.groupby(['family', 'm', 'k', 'n']).tasks.transform('max')
