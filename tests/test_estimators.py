@@ -136,7 +136,8 @@ def test_the_verdict_holds_with_and_without_noise(noise):
     model = ModularRegressor(2).fit(X, y + noise*y.std()*rng.standard_normal(200))
     assert model.found_ is True and model.agreement_ > .95 and model.turn_ < .03
     assert model.evidence_ > model.linear_evidence_
-    assert abs(model.left_out_ - noise**2/(1 + noise**2)) < .07 # without noise one row, far out, makes it .066
+    far_out = .07 # without noise one row, which a fit without it misses by 3.6 standard deviations, makes it .066
+    assert abs(model.left_out_ - noise**2/(1 + noise**2)) < (.05 if noise else far_out)
     shuffled = ModularRegressor(2, rounds=1).fit(X, rng.permutation(y))
     assert shuffled.found_ is False and shuffled.left_out_ > .9
 
