@@ -440,7 +440,7 @@ def plot_ablation(
     import matplotlib.pyplot as plt
     rows = ablation_rows(table)
     names = list(dict.fromkeys(rows.change))
-    fig, (left, right) = plt.subplots(1, 2, figsize=(9, .22*len(names) + 1), sharey=True)
+    fig, (left, right) = plt.subplots(1, 2, figsize=(8, .18*len(names) + 1), sharey=True)
     for i, (n, part) in enumerate(rows.groupby('n')):
         part = part.set_index('change').reindex(names)
         place = np.arange(len(names)) + .2*(i - 1)
