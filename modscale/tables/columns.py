@@ -29,7 +29,7 @@ from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d, validate_data
 
-from ..base.symbols import choice, real_above
+from ..base.symbols import choice, scalar
 
 # %% ../../nbs/tables/01_columns.ipynb #tcol-011
 @dataclass(eq=False)
@@ -390,7 +390,7 @@ def check_weights(
     "Weights of rows. Raises `ValueError` for weights that are no finite numbers of at least zero, or all zero."
     if weight is None: return np.ones(rows)
     try: w = np.asarray(weight)
-    except ValueError: w = np.empty(0, dtype=object) # ragged
+    except ValueError: w = np.empty(0, dtype=str) # ragged
     if w.dtype.kind == 'O':
         try: w = w.astype(np.float64)
         except (TypeError, ValueError): pass
@@ -439,7 +439,7 @@ def relative_weights(
                       'give 0 to rows that are not meant to count', UserWarning, 3)
     share = share/share.sum()
     effective = 1/(share**2).sum()
-    if observations is not None: effective = float(real_above('observations', observations, 0))
+    if observations is not None: effective = scalar('observations', observations, 1)
     part, power = np.frexp(share*effective)
     return np.ldexp(np.round(part*2**WEIGHT_BITS)/2**WEIGHT_BITS, power)
 
@@ -473,7 +473,7 @@ def weighted_moments(
     A:np.ndarray, # shape (n, m)
     weight:np.ndarray, # shape (n,)
 ) -> tuple[np.ndarray, np.ndarray]: # mean and standard deviation of each column, shape (m,)
-    "About the first row, at an exact power of two: nothing overflows, and a constant column has deviation zero exactly."
+    "About the first row, at an exact power of two: nothing overflows; of a constant column the deviation is exactly 0."
     power = np.frexp(np.abs(A).max(0))[1]
     scaled = np.ldexp(A, -power)
     away = scaled - scaled[0]
@@ -549,11 +549,10 @@ def column_scale(
 ) -> dict: # floats low, high, tail, center, spread
     "Bounds, centre and unit of one column."
     low, high, unit = column_bounds(x, weight)
-    state = dict(low=np.array([low]), high=np.array([high]), tail=np.array([unit if tails == 'log' else 0.]))
-    center, spread = weighted_moments(pull_in(x, state), weight)
-    if spread[0] > ROUNDING*abs(center[0]): # the bounds of an indicator lie two bounds apart, not ten deviations
-        spread = np.maximum(spread, np.ptp(x.clip(low, high))/(2*REACH))
-    return dict(low=low, high=high, tail=state['tail'][0], center=center[0], spread=spread[0])
+    inner = x.clip(low, high) # also for 'log': what lies beyond sets no scale
+    center, spread = weighted_moments(inner, weight)
+    if spread[0] > ROUNDING*abs(center[0]): spread = np.maximum(spread, np.ptp(inner)/(2*REACH))
+    return dict(low=low, high=high, tail=unit if tails == 'log' else 0., center=center[0], spread=spread[0])
 
 # %% ../../nbs/tables/01_columns.ipynb #tcol-067
 COLLINEAR = 1e-6 # of the largest variance: components below are copies
@@ -639,7 +638,7 @@ def check_labels_present(a:np.ndarray): # raises `ValueError` naming the first o
 def numeric_targets(
     y, # targets, shape (n,) or (n, d)
     rows:int, # of the table
-) -> np.ndarray: # float64, shape (n, d)
+) -> tuple[np.ndarray, bool]: # float64, shape (n, d), and whether y was of shape (n,)
     "Targets as numbers. Raises `ValueError` naming y and the first value that is missing, infinite or no number."
     a = target_array(y)
     check_labels_present(a)
@@ -652,7 +651,7 @@ def numeric_targets(
     Y = a.astype(np.float64).reshape(len(a), -1)
     for j in range(Y.shape[1]): check_numbers('y', f'output {j}', Y[:, j], False)
     check_consistent_length(np.empty(rows), Y)
-    return Y
+    return Y, a.ndim == 1
 
 # %% ../../nbs/tables/01_columns.ipynb #tcol-083
 def class_labels(
