@@ -1144,6 +1144,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'modscale/tables/columns.py'),
                                          'modscale.tables.columns.distinct_rows': ( 'tables/columns.html#distinct_rows',
                                                                                     'modscale/tables/columns.py'),
+                                         'modscale.tables.columns.full_order': ( 'tables/columns.html#full_order',
+                                                                                 'modscale/tables/columns.py'),
                                          'modscale.tables.columns.given_column': ( 'tables/columns.html#given_column',
                                                                                    'modscale/tables/columns.py'),
                                          'modscale.tables.columns.given_columns': ( 'tables/columns.html#given_columns',

@@ -7,10 +7,10 @@ __all__ = ['DATES', 'LARGEST', 'MOST_LEVELS', 'FEW_LEVELS', 'MISSING', 'MANY', '
            'QUARTILES', 'BLOCK', 'TAILS', 'COLLINEAR', 'Given', 'plain_level', 'category_column', 'as_float',
            'refuse_dates', 'object_column', 'given_column', 'in_order', 'check_frame', 'as_array', 'check_table',
            'check_numbers', 'weighted_quantile', 'kept_levels', 'Column', 'learn_column', 'as_learned', 'Columns',
-           'table_columns', 'given_columns', 'check_weights', 'row_order', 'relative_weights', 'distinct_rows',
-           'weighted_moments', 'varying', 'column_bounds', 'row_blocks', 'pull_in', 'standardised', 'column_scale',
-           'input_scale', 'scale_inputs', 'pulled_in', 'standard_targets', 'target_array', 'check_labels_present',
-           'numeric_targets', 'class_labels']
+           'table_columns', 'given_columns', 'check_weights', 'row_order', 'full_order', 'relative_weights',
+           'distinct_rows', 'weighted_moments', 'varying', 'column_bounds', 'row_blocks', 'pull_in', 'standardised',
+           'column_scale', 'input_scale', 'scale_inputs', 'pulled_in', 'standard_targets', 'target_array',
+           'check_labels_present', 'numeric_targets', 'class_labels']
 
 # %% ../../nbs/tables/01_columns.ipynb #tcol-003
 import datetime
@@ -200,7 +200,7 @@ def weighted_quantile(
     levels = np.atleast_1d(level)
     out = np.empty((len(levels), X.shape[1]))
     for j in range(X.shape[1]):
-        order = np.argsort(X[:, j], kind='stable')
+        order = np.argsort(X[:, j])
         below = weight[order].cumsum()
         # a sum in another order must not fall short of the level by rounding
         out[:, j] = X[order[np.searchsorted(below, levels*below[-1]*(1 - 1e-12))], j]
@@ -406,23 +406,35 @@ def check_weights(
 # %% ../../nbs/tables/01_columns.ipynb #tcol-051
 def row_order(
     A:np.ndarray # shape (n, m)
-) -> tuple[np.ndarray, np.ndarray]: # lexicographic order of the rows; which, so ordered, differ from the one before
-    "Sort by the first column, then only what is tied by the next; by all at once where most rows are tied."
-    order = np.argsort(A[:, 0])
-    new = np.r_[True, np.diff(A[order, 0]) != 0]
-    for j in range(1, A.shape[1]):
+) -> tuple[np.ndarray, np.ndarray]: # order of the rows, shape (n,); which, so ordered, differ from the one before, (n,)
+    """Sort rows by the column with most different values, then by the others: which one it is, and so the order, depends
+    neither on the order of rows, nor on repeats, nor on units. Where that leaves few rows tied, only those are sorted."""
+    first = np.argmax([np.count_nonzero(np.diff(np.sort(column))) for column in A.T])
+    others = [j for j in range(A.shape[1]) if j != first]
+    order = np.argsort(A[:, first])
+    new = np.r_[True, np.diff(A[order, first]) != 0]
+    for j in others:
         tied = np.flatnonzero(~new | np.r_[~new[1:], False])
+        group, differs = new.cumsum()[tied], np.zeros(len(tied), dtype=bool)
+        for column in A.T: differs |= ~new[tied] & (column[order[tied]] != column[order[tied - 1]])
+        tied = tied[np.isin(group, group[differs])] # what is left are rows that are equal
         if not len(tied): break
-        if 2*len(tied) > len(A):
-            order = np.lexsort(A.T[::-1])
-            new = np.zeros(len(A), dtype=bool)
-            for column in A.T: new[1:] |= np.diff(column[order]) != 0
-            new[0] = True
-            break
+        if 2*len(tied) > len(A): return full_order(A, [first, *others])
         values = A[order[tied], j]
         inner = np.lexsort((values, new.cumsum()[tied]))
         order[tied] = order[tied][inner]
         new[tied[1:]] |= np.diff(values[inner]) != 0
+    return order, new
+
+# %% ../../nbs/tables/01_columns.ipynb #tcol-0515
+def full_order(
+    A:np.ndarray, # shape (n, m)
+    columns:list[int], # in the order in which they count
+) -> tuple[np.ndarray, np.ndarray]: # as `row_order`
+    "Sort rows by all columns at once."
+    order, new = np.lexsort([A[:, j] for j in columns[::-1]]), np.zeros(len(A), dtype=bool)
+    for column in A.T: new[1:] |= np.diff(column[order]) != 0
+    new[0] = True
     return order, new
 
 # %% ../../nbs/tables/01_columns.ipynb #tcol-052
