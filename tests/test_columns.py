@@ -10,7 +10,7 @@ from scipy import sparse
 from modscale.tables import columns as module
 from modscale.tables.columns import (Columns, class_labels, check_weights, distinct_rows, input_scale, numeric_targets,
                                      pulled_in, relative_weights, row_order, scale_inputs, standard_targets,
-                                     standardised, weighted_moments, weighted_quantile)
+                                     standard_columns, weighted_moments, weighted_quantile)
 
 def frame(n=12):
     "A number with a gap, a number, three levels, a boolean."
@@ -269,7 +269,7 @@ def test_one_outlier_sets_no_scale_and_order_is_kept(tails):
     plain, with_ = (input_scale(v, np.ones(len(v)), True, tails) for v in (x, far))
     assert with_['spread'][0] == pytest.approx(plain['spread'][0], rel=.1)
     grid = np.linspace(-20, 20, 101)[:, None]
-    z = standardised(grid, with_)[:, 0]
+    z = standard_columns(grid, with_)[:, 0]
     assert (np.diff(z) >= 0).all() and ((np.diff(z) > 0).all() == (tails == 'log'))
     assert pulled_in(far, np.ones(1001), with_)[0] == pytest.approx(1/1001)
 
@@ -277,7 +277,7 @@ def test_one_outlier_sets_no_scale_and_order_is_kept(tails):
 def test_an_indicator_survives(ones):
     x = np.random.default_rng(0).permutation(np.arange(10_000) < ones)[:, None].astype(float)
     state = input_scale(np.c_[x, np.random.default_rng(1).normal(size=(10_000, 1))], np.ones(10_000), True)
-    z = standardised(np.c_[x, x], state)[:, 0]
+    z = standard_columns(np.c_[x, x], state)[:, 0]
     p = ones/10_000
     assert state['low'][0] <= 0 and state['high'][0] >= 1
     assert np.ptp(z) == pytest.approx(min((p*(1 - p))**-.5, 10)) and abs(z.mean()) < 1e-9
@@ -305,7 +305,7 @@ def test_blocks_of_rows_change_nothing(monkeypatch):
     X, _, w = weighted()
     state = input_scale(X, w, True)
     want = scale_inputs(X, state), pulled_in(X, w, state)
-    monkeypatch.setattr(module, 'BLOCK', 20)
+    monkeypatch.setattr(module, 'ROW_BLOCK', 20)
     again = input_scale(X, w, True)
     assert all(np.allclose(state[k], again[k]) for k in state)
     assert np.allclose(scale_inputs(X, state), want[0], atol=1e-14) and np.allclose(pulled_in(X, w, state), want[1])
@@ -364,4 +364,5 @@ def test_targets_of_every_numeric_type():
               pd.DataFrame(dict(y=[1, 2]))):
         assert numeric_targets(y, 2)[0].tolist() == [[1], [2]]
         assert numeric_targets(y, 2)[1] == (np.ndim(y) == 1)
-    assert numeric_targets(pd.DataFrame(dict(a=pd.array([1, 2], 'Int64'), b=[.5, 1])), 2)[0].tolist() == [[1, .5], [2, 1]]
+    two = pd.DataFrame(dict(a=pd.array([1, 2], 'Int64'), b=[.5, 1]))
+    assert numeric_targets(two, 2)[0].tolist() == [[1, .5], [2, 1]]
