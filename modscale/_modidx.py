@@ -1168,6 +1168,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'modscale/tables/columns.py'),
                                          'modscale.tables.columns.relative_weights': ( 'tables/columns.html#relative_weights',
                                                                                        'modscale/tables/columns.py'),
+                                         'modscale.tables.columns.robust_bounds': ( 'tables/columns.html#robust_bounds',
+                                                                                    'modscale/tables/columns.py'),
                                          'modscale.tables.columns.row_blocks': ( 'tables/columns.html#row_blocks',
                                                                                  'modscale/tables/columns.py'),
                                          'modscale.tables.columns.row_order': ( 'tables/columns.html#row_order',

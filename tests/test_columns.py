@@ -366,3 +366,8 @@ def test_targets_of_every_numeric_type():
         assert numeric_targets(y, 2)[1] == (np.ndim(y) == 1)
     two = pd.DataFrame(dict(a=pd.array([1, 2], 'Int64'), b=[.5, 1]))
     assert numeric_targets(two, 2)[0].tolist() == [[1, .5], [2, 1]]
+
+def test_what_many_rows_have_is_no_outlier():
+    x = np.r_[np.random.default_rng(0).normal(size=(700, 1)), np.full((200, 1), 30.), np.full((100, 1), -40.)]
+    state = input_scale(x, np.ones(1000), True)
+    assert state['low'][0] == -40 and state['high'][0] == 30 and pulled_in(x, np.ones(1000), state)[0] == 0

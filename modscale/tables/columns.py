@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['DATES', 'LARGEST', 'MOST_LEVELS', 'FEW_LEVELS', 'MISSING', 'FREQUENT', 'WEIGHT_BITS', 'MEANT', 'ROUNDING', 'REACH',
-           'QUARTILES', 'ROW_BLOCK', 'TAILS', 'COLLINEAR', 'Given', 'plain_level', 'category_column', 'as_float',
+           'QUARTILES', 'FAR', 'ROW_BLOCK', 'TAILS', 'COLLINEAR', 'Given', 'plain_level', 'category_column', 'as_float',
            'refuse_dates', 'object_column', 'given_column', 'in_order', 'check_frame', 'as_array', 'check_table',
            'check_numbers', 'weighted_quantile', 'kept_levels', 'Column', 'learn_column', 'as_learned', 'Columns',
            'table_columns', 'check_weights', 'row_order', 'full_order', 'relative_weights', 'distinct_rows',
-           'weighted_moments', 'varying', 'column_bounds', 'row_blocks', 'pull_in', 'standard_columns', 'column_scale',
-           'input_scale', 'scale_inputs', 'pulled_in', 'standard_targets', 'target_array', 'check_labels_present',
-           'numeric_targets', 'class_labels']
+           'weighted_moments', 'varying', 'robust_bounds', 'column_bounds', 'row_blocks', 'pull_in', 'standard_columns',
+           'column_scale', 'input_scale', 'scale_inputs', 'pulled_in', 'standard_targets', 'target_array',
+           'check_labels_present', 'numeric_targets', 'class_labels']
 
 # %% ../../nbs/tables/01_columns.ipynb #tcol-003
 import datetime
@@ -404,7 +404,7 @@ def check_weights(
 # %% ../../nbs/tables/01_columns.ipynb #tcol-051
 def row_order(
     A:np.ndarray # shape (n, m)
-) -> tuple[np.ndarray, np.ndarray]: # order of the rows, shape (n,); which, so ordered, differ from the one before, (n,)
+) -> tuple[np.ndarray, np.ndarray]: # order of the rows; which of them, so ordered, differ from the one before
     """Sort rows by the column with most different values, then by the others, which move only rows that are tied.
 
     Which column it is, and so the order, depends neither on the order of rows, nor on repeats, nor on units."""
@@ -509,20 +509,31 @@ def varying(
 # %% ../../nbs/tables/01_columns.ipynb #tcol-063
 REACH = 5. # robust deviations from the median that are taken as they are
 QUARTILES = 1.349 # of a normal variable, their distance in standard deviations
+FAR = .05 # part of the weight on one side that can be outliers: more is how the column is
 
+def robust_bounds(
+    x:np.ndarray, # one column, shape (n, 1)
+    weight:np.ndarray, # shape (n,)
+) -> tuple[float, float, float, float]: # lowest and highest value taken as it is, robust deviation, median
+    "Five robust deviations about the median, or further, as long as more than a twentieth of the weight is."
+    first, quarter, middle, three, last = weighted_quantile(x, weight, (FAR, .25, .5, .75, 1 - FAR))[:, 0]
+    unit = (three - quarter)/QUARTILES
+    return min(first, middle - REACH*unit), max(last, middle + REACH*unit), unit, middle
+
+# %% ../../nbs/tables/01_columns.ipynb #tcol-0635
 def column_bounds(
     x:np.ndarray, # one column, shape (n, 1)
     weight:np.ndarray, # shape (n,)
 ) -> tuple[float, float, float]: # lowest and highest value taken as it is, and the robust deviation
-    "Five robust deviations about the median; where most rows have one value, those of the others, and that value."
-    quarter, middle, three = weighted_quantile(x, weight, (.25, .5, .75))[:, 0]
-    unit = (three - quarter)/QUARTILES
-    if unit > 0: return middle - REACH*unit, middle + REACH*unit, unit
+    "Robust bounds; where at least half of the weight is at one value, those of the others, and that value."
+    low, high, unit, middle = robust_bounds(x, weight)
     rest = x[:, 0] != middle
-    if not rest.any(): return middle, middle, 0.
-    quarter, other, three = weighted_quantile(x[rest], weight[rest], (.25, .5, .75))[:, 0]
-    unit = (three - quarter)/QUARTILES or weighted_moments(x[rest], weight[rest])[1][0]
-    return min(middle, other - REACH*unit), max(middle, other + REACH*unit), unit
+    if unit > 0 or not rest.any(): return low, high, unit
+    low, high, unit, other = robust_bounds(x[rest], weight[rest])
+    if not unit: # most of them have one value, too
+        unit = weighted_moments(x[rest], weight[rest])[1][0]
+        low, high = min(low, other - REACH*unit), max(high, other + REACH*unit)
+    return min(middle, low), max(middle, high), unit
 
 # %% ../../nbs/tables/01_columns.ipynb #tcol-064
 ROW_BLOCK = 2**22 # numbers of one block of rows: 32 MiB
