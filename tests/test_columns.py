@@ -331,6 +331,7 @@ def test_without_standardising_inputs_are_as_they_are():
     ([datetime.date(2020, 1, 1)]*3, ValueError, 'y holds dates'),
     (sparse.eye(3).tocsr(), TypeError, 'Sparse data was passed as y'),
     ([1., 2], ValueError, r'inconsistent numbers of samples: \[3, 2\]'),
+    ([], ValueError, r'inconsistent numbers of samples: \[3, 0\]'),
     (np.ma.masked_array([1., 2, 3], [False, True, False]), ValueError, 'masked'),
     ([{}, 1, 2], ValueError, r'y must be numbers, got \{\}')])
 def test_bad_targets_are_refused(y, kind, text):

@@ -559,7 +559,8 @@ def pull_in(
     return inner + np.sign(beyond)*np.log1p(np.abs(beyond))*state['tail']
 
 # %% ../../nbs/tables/01_columns.ipynb #tcol-0655
-def standard_columns(X:np.ndarray, state:dict) -> np.ndarray: # columns of `pull_in`, centred, in their units, shape (n, m)
+def standard_columns(X:np.ndarray, state:dict) -> np.ndarray: # shape (n, m)
+    "Columns of `pull_in`, centred, in their units."
     return (pull_in(X, state) - state['center'])/state['spread']
 
 # %% ../../nbs/tables/01_columns.ipynb #tcol-066
@@ -665,6 +666,7 @@ def numeric_targets(
 ) -> tuple[np.ndarray, bool]: # float64, shape (n, d), and whether y was of shape (n,)
     "Targets as numbers. Raises `ValueError` naming y and the first value that is missing, infinite or no number."
     a = target_array(y)
+    check_consistent_length(np.empty(rows), a)
     check_labels_present(a)
     if a.dtype.kind not in 'biuf':
         for v in a.flat:
@@ -674,7 +676,6 @@ def numeric_targets(
         a = np.array([as_float(v) for v in a.flat]).reshape(a.shape)
     Y = a.astype(np.float64).reshape(len(a), -1)
     for j in range(Y.shape[1]): check_numbers('y', f'output {j}', Y[:, j], False)
-    check_consistent_length(np.empty(rows), Y)
     return Y, a.ndim == 1
 
 # %% ../../nbs/tables/01_columns.ipynb #tcol-083
@@ -684,6 +685,7 @@ def class_labels(
 ) -> tuple[np.ndarray, np.ndarray]: # classes in order, and the number of each row's class, int64, shape (n,)
     "Labels as numbers. Raises `ValueError` naming y for labels that are missing, of several types or of many values."
     a = column_or_1d(target_array(y), warn=True)
+    check_consistent_length(np.empty(rows), a)
     check_labels_present(a)
     if a.dtype.kind == 'O':
         if any(isinstance(v, DATES) for v in a): refuse_dates('y')
@@ -693,6 +695,5 @@ def class_labels(
         a = np.array(a.tolist())
     if a.dtype.kind == 'f': check_numbers('y', 'the labels', a, False)
     check_classification_targets(a)
-    check_consistent_length(np.empty(rows), a)
     classes, labels = np.unique(a, return_inverse=True)
     return classes, labels.ravel().astype(np.int64)
