@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['DATES', 'LARGEST', 'MOST_LEVELS', 'FEW_LEVELS', 'MISSING', 'FREQUENT', 'WEIGHT_BITS', 'MEANT', 'ROUNDING', 'REACH',
-           'QUARTILES', 'FAR', 'ROW_BLOCK', 'TAILS', 'COLLINEAR', 'Given', 'plain_level', 'category_column', 'as_float',
-           'refuse_dates', 'object_column', 'given_column', 'in_order', 'check_frame', 'as_array', 'check_table',
-           'check_numbers', 'weighted_quantile', 'kept_levels', 'Column', 'learn_column', 'as_learned', 'Columns',
-           'table_columns', 'check_weights', 'row_order', 'full_order', 'relative_weights', 'distinct_rows',
+           'QUARTILES', 'OUTSIDE', 'ROW_BLOCK', 'TAILS', 'COLLINEAR', 'Given', 'plain_level', 'category_column',
+           'as_float', 'refuse_dates', 'object_column', 'given_column', 'in_order', 'check_frame', 'as_array',
+           'check_table', 'check_numbers', 'weighted_quantile', 'kept_levels', 'Column', 'learn_column', 'as_learned',
+           'Columns', 'table_columns', 'check_weights', 'row_order', 'full_order', 'relative_weights', 'distinct_rows',
            'weighted_moments', 'varying', 'robust_bounds', 'column_bounds', 'row_blocks', 'pull_in', 'standard_columns',
            'column_scale', 'input_scale', 'scale_inputs', 'pulled_in', 'standard_targets', 'target_array',
            'check_labels_present', 'numeric_targets', 'class_labels']
@@ -466,18 +466,17 @@ def distinct_rows(
     Neither the order of rows nor the scale of weights changes the result. Raises `ValueError` for bad weights."""
     weight = check_weights(weight, len(X))
     live = weight > 0
-    A = np.c_[X, Y][live] + 0. # a zero has no sign
+    A = np.c_[X, Y] if live.all() else np.c_[X[live], Y[live]]
+    A += 0. # a zero has no sign
     order, new = row_order(A)
-    rows, starts = A[order[new]], np.flatnonzero(new)
-    shuffled = np.random.default_rng(0).permutation(len(rows)) # the first rows are not the smallest
-    share = np.add.reduceat((weight[live]/weight.max())[order], starts)
-    weight = relative_weights(share, observations)
+    share = np.add.reduceat((weight[live]/weight.max())[order], np.flatnonzero(new))
+    shuffled = np.random.default_rng(0).permutation(len(share)) # the first rows are not the smallest
+    rows, weight = A[order[new][shuffled]], relative_weights(share, observations)[shuffled]
     if observations is None and 2*len(rows) < live.sum():
         warnings.warn(f'{live.sum()} rows are {len(rows)} different ones, which count as {weight.sum():.0f} '
                       f'observations; if repeats are observations of their own, say observations={live.sum()}',
                       UserWarning, 2)
-    rows = rows[shuffled]
-    return rows[:, :X.shape[1]], rows[:, X.shape[1]:], weight[shuffled]
+    return rows[:, :X.shape[1]], rows[:, X.shape[1]:], weight
 
 # %% ../../nbs/tables/01_columns.ipynb #tcol-061
 def weighted_moments(
@@ -509,14 +508,14 @@ def varying(
 # %% ../../nbs/tables/01_columns.ipynb #tcol-063
 REACH = 5. # robust deviations from the median that are taken as they are
 QUARTILES = 1.349 # of a normal variable, their distance in standard deviations
-FAR = .05 # part of the weight on one side that can be outliers: more is how the column is
+OUTSIDE = .05 # part of the weight on one side that can be outliers: more is how the column is
 
 def robust_bounds(
     x:np.ndarray, # one column, shape (n, 1)
     weight:np.ndarray, # shape (n,)
 ) -> tuple[float, float, float, float]: # lowest and highest value taken as it is, robust deviation, median
     "Five robust deviations about the median, or further, as long as more than a twentieth of the weight is."
-    first, quarter, middle, three, last = weighted_quantile(x, weight, (FAR, .25, .5, .75, 1 - FAR))[:, 0]
+    first, quarter, middle, three, last = weighted_quantile(x, weight, (OUTSIDE, .25, .5, .75, 1 - OUTSIDE))[:, 0]
     unit = (three - quarter)/QUARTILES
     return min(first, middle - REACH*unit), max(last, middle + REACH*unit), unit, middle
 
