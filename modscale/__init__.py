@@ -23,7 +23,7 @@ _places = {
     'nets.train': ['fit'],
     'rule.kernel': ['coverage'],
     'rule.align': ['align', 'Alignment'],
-    'rule.estimators': ['ModularRegressor', 'ModularClassifier'],
+    'tables.estimators': ['ModularRegressor', 'ModularClassifier'],
     'images.data': ['load_images'],
     'images.task': ['ComposeTask'],
     'base.study': ['Study', 'grid'],
