@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MEMBER_ROWS', 'JUDGED_ROWS', 'FIRST_RUNG', 'CHUNK', 'EFFORTS', 'SLOWER', 'LEVELS', 'LIGHT', 'Effort', 'effort_of',
-           'folds_of', 'Member', 'reach', 'solve_member', 'fit_member', 'Rung', 'others', 'fit_rung', 'rungs_of',
-           'climb', 'row_weights', 'blend_weights', 'Committee', 'weighted_tails', 'assemble', 'fit_committee']
+           'Member', 'reach', 'solve_member', 'fit_member', 'folds_of', 'Rung', 'others', 'fit_rung', 'rungs_of',
+           'climb', 'row_weights', 'blend_weights', 'weighted_tails', 'Committee', 'assemble', 'fit_committee']
 
 # %% ../../nbs/tables/02_committee.ipynb #comm-02
 import math
@@ -48,18 +48,6 @@ def effort_of(
     "What an effort stands for: seconds are those of a thorough one that begins no rung which would last longer."
     if isinstance(effort, str): return EFFORTS[choice('effort', effort, EFFORTS)]
     return replace(EFFORTS['thorough'], seconds=float(real_above('effort', effort, 0)))
-
-# %% ../../nbs/tables/02_committee.ipynb #comm-05
-def folds_of(
-    n:int, # rows
-    folds:int, # members
-    seed:int, # of the choice
-) -> np.ndarray: # the member that leaves each row out, shape (n,); -1: none
-    "Folds of equal size, of all rows or of `JUDGED_ROWS` of them."
-    folds = min(folds, n)
-    fold, order = np.full(n, -1), np.random.default_rng(seed).permutation(n)[:JUDGED_ROWS]
-    fold[order] = np.arange(len(order)) % folds
-    return fold
 
 # %% ../../nbs/tables/02_committee.ipynb #comm-06
 @dataclass(frozen=True, eq=False)
@@ -117,6 +105,18 @@ def fit_member(
     stack = wide_start(K, data.x.shape[1], seed, data.x.device, b, starts=1)
     optimise_kernel(stack, data, steps, seed)
     return solve_member(member(stack, 0), data)
+
+# %% ../../nbs/tables/02_committee.ipynb #comm-05
+def folds_of(
+    n:int, # rows
+    folds:int, # members
+    seed:int, # of the choice
+) -> np.ndarray: # the member that leaves each row out, shape (n,); -1: none
+    "Folds of equal size, of all rows or of `JUDGED_ROWS` of them."
+    folds = min(folds, n)
+    fold, order = np.full(n, -1), np.random.default_rng(seed).permutation(n)[:JUDGED_ROWS]
+    fold[order] = np.arange(len(order)) % folds
+    return fold
 
 # %% ../../nbs/tables/02_committee.ipynb #comm-09
 @dataclass(frozen=True, eq=False)
@@ -213,6 +213,16 @@ def blend_weights(
     found = nnls(np.r_[rows/size, np.full((1, rests.shape[1]), pull)], np.r_[np.zeros(len(rows)), pull])[0]
     return found/found.sum()
 
+# %% ../../nbs/tables/02_committee.ipynb #comm-15
+def weighted_tails(
+    ratio:np.ndarray, # absolute residuals in standard deviations, shape (n,)
+    weight:np.ndarray, # of the rows, shape (n,)
+) -> np.ndarray: # quantiles at LEVELS, shape (1001,)
+    "Quantiles with the correction of split conformal prediction: n residuals make n + 1 gaps."
+    order = np.argsort(ratio)
+    at = weight[order].cumsum()/weight.sum()*len(ratio)/(len(ratio) + 1)
+    return np.interp(LEVELS, at, ratio[order])
+
 # %% ../../nbs/tables/02_committee.ipynb #comm-14
 LEVELS = np.linspace(0, 1, 1001) # at which quantiles of left-out residuals are kept
 
@@ -240,16 +250,6 @@ class Committee:
     def quantile(self, level:float) -> np.ndarray:
         "Half the length of an interval of that level, in standard deviations, shape (d,)."
         return np.array([np.interp(level, LEVELS, column) for column in self.tails.T])
-
-# %% ../../nbs/tables/02_committee.ipynb #comm-15
-def weighted_tails(
-    ratio:np.ndarray, # absolute residuals in standard deviations, shape (n,)
-    weight:np.ndarray, # of the rows, shape (n,)
-) -> np.ndarray: # quantiles at LEVELS, shape (1001,)
-    "Quantiles with the correction of split conformal prediction: n residuals make n + 1 gaps."
-    order = np.argsort(ratio)
-    at = weight[order].cumsum()/weight.sum()*len(ratio)/(len(ratio) + 1)
-    return np.interp(LEVELS, at, ratio[order])
 
 # %% ../../nbs/tables/02_committee.ipynb #comm-16
 def assemble(

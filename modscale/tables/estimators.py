@@ -45,8 +45,9 @@ class ModularBase(BaseEstimator):
     Of the modules to be read: `found_`, whether they are, and `doubt_`, why not; `n_modules_`; `directions_`, of unit
     length in standardised columns, and `directions_original_`, in units of the original columns, both (K, M), or
     (K, b, M) for modules of b > 1 coordinates, of which only the span has a meaning, M encoded columns, whose names are
-    `column_names_`; `shares_`, the variance of what each module adds over that of y, and `linear_share_`; `agreement_`,
-    the likeness of each module to its like in another search; `turn_`, the largest variance of a direction in squared
+    `column_names_`; `shares_`, the covariance of what each module adds with the prediction, over the variance of y, and
+    `linear_share_`: they add up to the part that is explained; `agreement_`, the likeness of each module to its like in
+    another search; `turn_`, the largest variance of a direction in squared
     radians; `evidence_` in nats a sample and output, the directions paid for, and `linear_evidence_`, that of a linear
     model.
 
@@ -155,7 +156,7 @@ def as_table(
     device = pick_device(est.device)
     counts = None if (weight == 1).all() else torch.as_tensor(weight, device=device)
     data = Data(table_tensor(t, device), torch.as_tensor(Z[:, live], device=device), counts)
-    est.column_names_ = est.columns_.names
+    est.column_names_, est.n_rows_ = est.columns_.names, len(A)
     return Table(data, live, labels, int(check_random_state(est.random_state).randint(2**31 - 1)))
 
 # %% ../../nbs/tables/05_estimators.ipynb #tabe-07
