@@ -140,7 +140,7 @@ def modules(
     return ModuleSum(U, bodies, linear_layer(found, m, d) if linear else None, **units)
 
 # %% ../../nbs/rule/08_modules.ipynb #modu-26
-DISTILL_STEPS = 600 # of Adam; the bodies of this notebook are within a few thousandths of their functions by then
+DISTILL_STEPS = 1500 # of Adam: bodies of 32 units are still far from wavy functions at half of it
 DISTILL_RATE = 1e-2 # at the start, falling to zero along a cosine
 
 def distill(
@@ -325,7 +325,7 @@ def train_plainly(
     return np.array(losses), (time.process_time() - begin)/(steps + 1)
 
 # %% ../../nbs/rule/08_modules.ipynb #modu-42
-START_RATES = (3e-4, 1e-3, 3e-3, 1e-2) # of Adam, for each start to choose from
+START_RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2) # of Adam, for each start to choose from
 
 def run_start(
     arm:str, # of START_ARMS
@@ -381,7 +381,7 @@ def reached(
     return float(there[0]*START_EVERY) if len(there) else math.nan
 
 # %% ../../nbs/rule/08_modules.ipynb #modu-45
-START_SCALES = dict(smoke=(1, [200], 20, []), paper=(5, [400, 1000], 1500, list(TABLES)))
+START_SCALES = dict(smoke=(1, [200], 20, []), paper=(5, [400, 1000], 2500, list(TABLES)))
 
 def start_study(
     scale:str='paper', # smoke or paper
@@ -391,4 +391,4 @@ def start_study(
     seeds, sizes, steps, tables = START_SCALES[scale]
     cells = grid(task=['sine'], n=sizes, seed=range(seeds), steps=[steps])
     if tables: cells += grid(task=tables, n=[0], seed=range(3), steps=[steps])
-    return table_study('starts', compare_starts, cells, seconds=len(cells)*40*steps/1500)
+    return table_study('starts', compare_starts, cells, seconds=len(cells)*40*steps/2500)
