@@ -24,6 +24,7 @@ _places = {
     'rule.kernel': ['coverage'],
     'rule.align': ['align', 'Alignment'],
     'rule.estimators': ['ModularRegressor', 'ModularClassifier'],
+    'rule.modules': ['modules', 'distill', 'aim_rows'],
     'images.data': ['load_images'],
     'images.task': ['ComposeTask'],
     'base.study': ['Study', 'grid'],

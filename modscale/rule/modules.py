@@ -7,7 +7,7 @@ __all__ = ['WIDTH', 'DEPTH', 'DISTILL_STEPS', 'DISTILL_RATE', 'TABLES', 'TARGETS
            'START_BATCH', 'START_RATES', 'TABLE_MODULES', 'TABLE_SEARCH', 'START_SCALES', 'start_directions',
            'EachBody', 'make_bodies', 'linear_layer', 'ModuleSum', 'modules', 'distill', 'kernel_effects',
            'left_to_learn', 'aim_rows', 'read_split', 'start_rows', 'perceptron', 'started_net', 'train_plainly',
-           'run_start', 'compare_starts', 'reached', 'start_study']
+           'run_start', 'run_arm', 'warm_up', 'compare_starts', 'reached', 'start_study']
 
 # %% ../../nbs/rule/08_modules.ipynb #modu-03
 import math
@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Callable
 from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ def start_directions(
         raise ValueError(f'found must have shape (K, m) or (K, b, m) with b <= m, got shape {tuple(U.shape)}')
     if not U.isfinite().all(): raise ValueError('found must be finite, got a direction that is not')
     K = len(U) if K is None else single('K', K)
-    if not K: raise ValueError(f'K must be given where nothing was found, got K=None and found of shape {tuple(U.shape)}')
+    if not K: raise ValueError(f'K must be given where nothing was found, got K=None, found of shape {tuple(U.shape)}')
     more = wide_start(max(K - len(U), 0), U.shape[2], single('seed', seed, 0), b=U.shape[1]).U
     return torch.cat([U[:K], more])
 
@@ -136,8 +137,9 @@ def modules(
         raise ValueError(f'd must be the {known} outputs of the alignment (for others give found.U), got d={d}')
     K, b, m = U.shape
     bodies = make_bodies(body, K, b, d, seed)
-    units = dict(center=np.atleast_1d(found.center), spread=np.atleast_1d(found.spread)) if aligned else {}
-    return ModuleSum(U, bodies, linear_layer(found, m, d) if linear else None, **units)
+    center, spread = (found.center, found.spread) if aligned else (np.zeros(d), np.ones(d))
+    first = linear_layer(found, m, d) if linear else None
+    return ModuleSum(U, bodies, first, np.atleast_1d(center), np.atleast_1d(spread))
 
 # %% ../../nbs/rule/08_modules.ipynb #modu-26
 DISTILL_STEPS = 1500 # of Adam: bodies of 32 units are still far from wavy functions at half of it
@@ -328,22 +330,42 @@ def train_plainly(
 START_RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2) # of Adam, for each start to choose from
 
 def run_start(
-    arm:str, # of START_ARMS
-    found:Alignment, # of the task
+    net:nn.Module, # at its start; a copy is trained
     data:tuple, # of `start_rows`
     lr:float, # of Adam
     steps:int, # to take
-    seed:int, # of start and batches
+    seed:int, # of the batches
 ) -> dict: # its numbers, and its validation losses under `curve`
     "One start at one rate."
-    begin = time.process_time()
-    net = started_net(arm, found, data[0][0], seed)
-    ready = time.process_time() - begin
+    net = deepcopy(net)
     curve, seconds = train_plainly(net, data[0], data[1], lr, steps, seed)
     with torch.no_grad(): out = net(torch.as_tensor(data[2][0], dtype=torch.float32))[:, 0].numpy()
-    return dict(arm=arm, lr=lr, p=sum(p.numel() for p in net.parameters()), validation_loss=curve.min(),
+    return dict(lr=lr, p=sum(p.numel() for p in net.parameters()), validation_loss=curve.min(),
                 best_step=int(curve.argmin())*START_EVERY, test_loss=float(np.mean((out - data[2][1])**2)),
-                ready_seconds=ready, step_seconds=seconds, curve=curve)
+                step_seconds=seconds, curve=curve)
+
+# %% ../../nbs/rule/08_modules.ipynb #modu-425
+def run_arm(
+    arm:str, # of START_ARMS
+    found:Alignment, # of the task
+    data:tuple, # of `start_rows`
+    steps:int, # of every training
+    seed:int, # of start and batches
+    aligning:float, # processor seconds of the alignment
+) -> list[dict]: # a row a rate
+    "One start at every rate, with the seconds until it was ready to train."
+    begin = time.process_time()
+    net = started_net(arm, found, data[0][0], seed)
+    ready = time.process_time() - begin + (0 if arm in ('usual', 'random') else aligning)
+    return [dict(arm=arm, ready_seconds=ready, **run_start(net, data, lr, steps, seed)) for lr in START_RATES]
+
+# %% ../../nbs/rule/08_modules.ipynb #modu-427
+@cache
+def warm_up():
+    "Use everything once, so that what PyTorch loads at first use is in nobody's seconds."
+    data = start_rows('sine', 100, 0)
+    found = align(*data[0], 2, starts=2, rounds=1)
+    for arm in START_ARMS: run_start(started_net(arm, found, data[0][0], 0), data, 1e-3, START_EVERY, 0)
 
 # %% ../../nbs/rule/08_modules.ipynb #modu-43
 TABLE_MODULES = 8 # modules on tables, whose number nobody knows
@@ -356,15 +378,13 @@ def compare_starts(
     steps:int, # of every training
 ) -> pd.DataFrame: # a row a start and rate, and one of the kernel
     "All starts on one task (rule/08_modules, step 7)."
-    data = start_rows(task, n, seed)
-    begin = time.process_time()
+    warm_up()
+    data, begin = start_rows(task, n, seed), time.process_time()
     found = align(*data[0], **(dict(K=5) if task == 'sine' else dict(K=TABLE_MODULES, **TABLE_SEARCH)), seed=seed)
     aligning = time.process_time() - begin
-    rows = [run_start(arm, found, data, lr, steps, seed) for arm in START_ARMS for lr in START_RATES]
+    rows = [row for arm in START_ARMS for row in run_arm(arm, found, data, steps, seed, aligning)]
     lowest = pd.DataFrame(rows).groupby('arm').validation_loss.min().max()
-    for row in rows:
-        row['reach'] = reached(row.pop('curve'), lowest)
-        if row['arm'] not in ('usual', 'random'): row['ready_seconds'] += aligning
+    for row in rows: row['reach'] = reached(row.pop('curve'), lowest)
     held, test = (float(np.mean((found.predict(x) - y)**2)) for x, y in data[1:])
     rows.append(dict(arm='kernel', lr=0., validation_loss=held, test_loss=test, ready_seconds=aligning, step_seconds=0.,
                      best_step=0, reach=0.))
