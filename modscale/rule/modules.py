@@ -121,7 +121,7 @@ class ModuleSum(nn.Module):
 # %% ../../nbs/rule/08_modules.ipynb #modu-19
 def modules(
     found:Alignment|np.ndarray|torch.Tensor, # of `align`; or directions, shape (K, m) or (K, b, m)
-    body:Callable|None=None, # number of inputs b to a module from (B, b) to (B, d); None: a perceptron, two layers of 32
+    body:Callable|None=None, # number of inputs b to a module from (B, b) to (B, d); None: a perceptron of two layers
     K:int|None=None, # modules; None: those found; fewer: the first; more: others start at random directions
     d:int|None=None, # outputs; None: those of the alignment, 1 for an array
     linear:bool=True, # with a linear part? It starts at that of the alignment, at zero for an array
