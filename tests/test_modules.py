@@ -211,7 +211,7 @@ def test_the_study_counts_steps_and_keeps_the_best_weights():
     assert np.allclose(rows[0].mean(0), 0) and np.allclose(rows[1].std(), 1)
     net = made.perceptron(5, 2000, 0)
     assert abs(sum(p.numel() for p in net.parameters()) - 2000) < 100
-    curve, seconds = made.train_plainly(net, rows, held, 1e-2, 200, 0)
+    curve, seconds = made.train_start(net, rows, held, 1e-2, 200, 0)
     with torch.no_grad(): now = float((net(torch.as_tensor(held[0]).float())[:, 0].numpy() - held[1]).__pow__(2).mean())
     assert len(curve) == 21 and np.isclose(now, curve.min(), rtol=1e-4) and curve.min() < curve[0] and seconds > 0
 
