@@ -330,7 +330,7 @@ def train_start(
     return np.array(losses), (time.process_time() - begin)/(steps + 1)
 
 # %% ../../nbs/rule/08_modules.ipynb #modu-42
-START_RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2) # of Adam, for each start to choose from
+START_RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, .1) # of Adam, for each start to choose from
 
 def run_start(
     net:nn.Module, # at its start; a copy is trained
