@@ -104,6 +104,11 @@ def test_distillation_leaves_frozen_parameters_and_the_mode_of_the_network():
     first = copy.deepcopy(net.bodies[0].state_dict())
     made.distill(net, found, x, steps=5)
     assert not net.training and all(torch.equal(v, first[k]) for k, v in net.bodies[0].state_dict().items())
+    def idle_body(b):
+        body = tanh_body(b)
+        body.idle = torch.nn.Parameter(torch.ones(1)) # which nothing uses
+        return body
+    assert made.distill(made.modules(found, idle_body), found, x, steps=5).shape == (3,)
 
 def test_rows_are_turned_by_less_than_a_right_angle():
     found = aligned()[3]

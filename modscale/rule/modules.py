@@ -164,7 +164,7 @@ def distill(
     for _ in range(steps):
         at = slice(None) if few else torch.randint(len(X), (batch,), generator=g).to(X.device)
         difference = (net.effects(X[at]) - goal[at])/net.spread
-        gradients = torch.autograd.grad(difference.square().sum((1, 2)).mean(), free)
+        gradients = torch.autograd.grad(difference.square().sum((1, 2)).mean(), free, allow_unused=True)
         for p, gradient in zip(free, gradients): p.grad = gradient
         optimiser.step()
         rate.step()
