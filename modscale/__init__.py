@@ -23,6 +23,7 @@ _places = {
     'nets.train': ['fit'],
     'rule.kernel': ['coverage'],
     'rule.align': ['align', 'Alignment'],
+    'rule.modules': ['modules', 'distill', 'aim_rows'],
     'tables.estimators': ['ModularRegressor', 'ModularClassifier'],
     'images.data': ['load_images'],
     'images.task': ['ComposeTask'],
