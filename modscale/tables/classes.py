@@ -18,7 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from ..rule.descent import Data
-from .committee import CHUNK, Member, Rung, row_weights
+from .committee import ROW_CHUNK, Member, Rung, row_weights
 
 # %% ../../nbs/tables/03_classes.ipynb #clas-03
 LOGISTIC_ROWS = 20_000 # rows of a logistic regression, at most
@@ -34,7 +34,7 @@ class Logistic:
 
     def logits(self, t:torch.Tensor) -> np.ndarray:
         "Log probabilities up to a constant at t (n, r), shape (n, c)."
-        parts = [self.member.features(rows).cpu().numpy() @ self.theta for rows in t.split(CHUNK)]
+        parts = [self.member.features(rows).cpu().numpy() @ self.theta for rows in t.split(ROW_CHUNK)]
         return np.concatenate(parts) + self.intercept
 
 # %% ../../nbs/tables/03_classes.ipynb #clas-04
@@ -47,7 +47,7 @@ def fit_logistic(
     prior:float, # variance of the coefficients
 ) -> Logistic: # with a column for each class; a class that has no row here gets the least probability
     "Coefficients of all classes; of two classes the second has them all."
-    Phi = np.concatenate([member.features(rows).cpu().numpy() for rows in t.split(CHUNK)])
+    Phi = np.concatenate([member.features(rows).cpu().numpy() for rows in t.split(ROW_CHUNK)])
     unit, seen = np.sqrt((Phi**2).sum(1).mean()) or 1., np.unique(labels)
     theta, intercept = np.zeros((Phi.shape[1], c)), np.full(c, np.log(LEAST_PROBABILITY))
     if len(seen) == 1:

@@ -111,6 +111,8 @@ class ModularBase(BaseEstimator):
         tags.input_tags.allow_nan = self.missing == 'indicator'
         return tags
 
+
+# %% ../../nbs/tables/05_estimators.ipynb #tabe-03b
 def table_tensor(t:np.ndarray, device:torch.device) -> torch.Tensor:
     return torch.as_tensor(t, dtype=torch.float32, device=device)
 
@@ -170,7 +172,8 @@ def read_table_modules(
     reading = est.reading_ = read_modules(table.data, est.n_modules, b, effort, table.seed)
     U = reading.fit.kernel.U.cpu().numpy() @ est.scale_['basis'].T
     U = U[:, 0] if b == 1 else U
-    est.n_modules_, est.shares_, est.linear_share_ = len(U), reading.shares, reading.linear_share
+    est.n_modules_ = len(U)
+    est.shares_, est.linear_share_ = reading.shares, reading.linear_share
     est.directions_ = U/np.maximum(np.linalg.norm(U, axis=-1, keepdims=True), 1e-300)
     est.directions_original_ = U/est.scale_['spread']
     est.agreement_, est.turn_ = reading.alike, reading.turn

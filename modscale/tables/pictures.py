@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NAMED', 'NOTED', 'POINTS', 'BAND', 'PANELS', 'MONOTONE', 'axis_label', 'module_curve', 'draw_curve', 'draw_plane',
-           'found_again', 'plot_modules', 'shape_of', 'module_lines', 'summary']
+           'again_text', 'plot_reading', 'shape_of', 'module_lines', 'summary']
 
 # %% ../../nbs/tables/06_pictures.ipynb #pict-03
 import numpy as np
@@ -73,7 +73,7 @@ def draw_plane(
     ax.set_ylabel(label, fontsize=8)
 
 # %% ../../nbs/tables/06_pictures.ipynb #pict-08
-def found_again(alike:float) -> str: # in words, for a title
+def again_text(alike:float) -> str: # in words, for a title
     "Whether another search found a module."
     if np.isnan(alike): return 'one search'
     return 'found again' if alike > ALIKE else f'not found again ({alike:.2f})'
@@ -81,7 +81,7 @@ def found_again(alike:float) -> str: # in words, for a title
 # %% ../../nbs/tables/06_pictures.ipynb #pict-09
 PANELS = 3 # in a row
 
-def plot_modules(
+def plot_reading(
     est:ModularBase, # fitted
     X, # rows at which to draw, shape (n, m)
     most:int=6, # modules to draw, the largest first
@@ -103,7 +103,7 @@ def plot_modules(
         if b == 1: draw_curve(ax, est, j, z[:, j])
         else: draw_plane(ax, z[:, j], effects[:, j], axis_label(U[j, 1], est.column_names_))
         ax.set_xlabel(axis_label(U[j, 0], est.column_names_), fontsize=8)
-        ax.set_title(f'module {j + 1}: {est.shares_[j]:.0%}, {found_again(est.agreement_[j])}', fontsize=9)
+        ax.set_title(f'module {j + 1}: {est.shares_[j]:.0%}, {again_text(est.agreement_[j])}', fontsize=9)
     if b == 1:
         for row in axes: row[0].set_ylabel('log odds' if isinstance(est, ModularClassifier) else 'effect')
     fig.tight_layout()

@@ -19,7 +19,7 @@ from ..rule.kernel import Kernel, likeness, member, subset
 from ..rule.leave_one_out import Score, leave_one_out
 from ..rule.search import ALIKE, SPARE, START_STEPS, TURN
 from ..rule.search import Ends, Verdict, agreement, exchange, joint_rule, search_starts
-from .committee import CHUNK, MEMBER_ROWS, Effort, Member, row_weights, solve_member
+from .committee import ROW_CHUNK, MEMBER_ROWS, Effort, Member, row_weights, solve_member
 
 # %% ../../nbs/tables/04_reading.ipynb #read-04
 def count_modules(
@@ -59,12 +59,13 @@ def likeness_elsewhere(
 # %% ../../nbs/tables/04_reading.ipynb #read-07
 def best_reading(
     data:Data, # the rows
-    K:int, # modules, at least one
+    K:int, # modules; 0: the linear part alone
     b:int, # coordinates of a module
     rounds:int, # most exchanges
     seed:int, # of every choice
 ) -> tuple[Kernel, np.ndarray, Verdict|None]: # the best end; likeness of its modules elsewhere; None: no agreement
     "Where searches agree, the whole rule with its verdict; where not, the best end as it is."
+    if not K: return member(linear_part(data, b)[0], 0), np.zeros(0), None
     ends = searched(data, K, b, rounds, seed)
     if agreement(ends) <= ALIKE:
         best = member(ends.kernels, slice(ends.best, ends.best + 1))
@@ -115,7 +116,7 @@ class Reading:
     def effects(self, t:torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         "What each module adds to standardised y at t (n, r), mean zero, (n, K, d), and its standard deviation."
         mean, spread = [], []
-        for rows in t.split(CHUNK):
+        for rows in t.split(ROW_CHUNK):
             own, deviation = self._parts(rows)
             mean.append(own)
             spread.append(deviation)
@@ -144,7 +145,8 @@ def feature_means(
     "Mean of each feature over the rows, by their weight, at most `MEMBER_ROWS` of them."
     few, total = data.few(0, MEMBER_ROWS), 0.
     weight = torch.as_tensor(row_weights(few), device=data.x.device)
-    for at in range(0, len(few), CHUNK): total = total + weight[at:at + CHUNK] @ fit.features(few.x[at:at + CHUNK])
+    for rows, counts in zip(few.x.split(ROW_CHUNK), weight.split(ROW_CHUNK)):
+        total = total + counts @ fit.features(rows)
     return (total/weight.sum()).cpu().numpy()
 
 # %% ../../nbs/tables/04_reading.ipynb #read-11
@@ -187,8 +189,7 @@ def read_modules(
     "A bounded search for modules that other searches find too (tables/04_reading, steps 1 to 3)."
     few = data.few(seed, READ_ROWS)
     K = count_modules(few, b, effort.rows, seed) if K == 'auto' else K
-    if K: kernel, alike, verdict = best_reading(few, K, b, effort.rounds, seed)
-    else: kernel, alike, verdict = member(linear_part(few, b)[0], 0), np.zeros(0), None
+    kernel, alike, verdict = best_reading(few, K, b, effort.rounds, seed)
     judged = few.few(seed, COUNT_ROWS)
     score, linear = leave_one_out(kernel, judged), leave_one_out(member(linear_part(judged, b)[0], 0), judged)
     fit = solve_member(kernel, data.few(seed, MEMBER_ROWS))
