@@ -24,6 +24,7 @@ from concurrent.futures import (FIRST_COMPLETED, BrokenExecutor, CancelledError,
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -366,7 +367,7 @@ def stoppable():
 
 # %% ../../nbs/lab/03_sweep.ipynb #25-035
 def run_sweep(
-    studies:Study|list[Study], # what to compute; several are computed in this order
+    studies:Study|list[Study], # what to compute; several are computed in this order, or in turn
     out:str|Path, # folder of the store; what it already holds is not computed again
     executor:Executor|None=None, # who computes; None: `jobs` processes here, or this one for jobs=1
     jobs:int=2, # groups at a time
@@ -375,6 +376,7 @@ def run_sweep(
     retry_failed:bool=False, # compute failed cells again?
     command:str|None=None, # what the user typed, for the store
     finished:Callable|None=None, # called with (study, table) when a study has no cell left to compute
+    turns:bool=False, # a group of each study in turn, so that what is cut off has some of all?
 ) -> pd.DataFrame|dict[str, pd.DataFrame]: # all finished cells, in the grid's order; for a list, by name
     "Compute what is missing. Raises `ValueError` by argument name, `OSError` naming a path that cannot be written."
     several = [studies] if isinstance(studies, Study) else list(studies)
@@ -388,7 +390,8 @@ def run_sweep(
           Call(store, several, jobs, command) as call):
         # loky takes a worker that has grown for a leak, and says so; torch's first networks make any worker grow
         warnings.filterwarnings('ignore', message='A worker was restarted')
-        groups = [group for study in several for group in missing(call, study, budget, retry_failed)]
+        waiting = [missing(call, study, budget, retry_failed) for study in several]
+        groups = [group for turn in (zip_longest(*waiting) if turns else waiting) for group in turn if group]
         with nullcontext(executor) if executor or not groups else executor_for('processes', jobs) as pool:
             run_groups(call, several, groups, pool, progress, finished)
         tables = {study.name: store.table(study) for study in several}
