@@ -424,6 +424,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'modscale.lab.sweep.executor_for': ('lab/sweep.html#executor_for', 'modscale/lab/sweep.py'),
                                     'modscale.lab.sweep.failure': ('lab/sweep.html#failure', 'modscale/lab/sweep.py'),
                                     'modscale.lab.sweep.follow': ('lab/sweep.html#follow', 'modscale/lab/sweep.py'),
+                                    'modscale.lab.sweep.in_order': ('lab/sweep.html#in_order', 'modscale/lab/sweep.py'),
                                     'modscale.lab.sweep.keep': ('lab/sweep.html#keep', 'modscale/lab/sweep.py'),
                                     'modscale.lab.sweep.make_groups': ('lab/sweep.html#make_groups', 'modscale/lab/sweep.py'),
                                     'modscale.lab.sweep.missing': ('lab/sweep.html#missing', 'modscale/lab/sweep.py'),

@@ -738,7 +738,8 @@ def table_row(
 
 # %% ../../nbs/tables/05_rivals.ipynb #tr-054
 SMALL_TABLES = [name for name, task in TABLE_TASKS.items() if not task.large]
-TABLE_SCALES = dict(smoke=(['servo'], 1, 1), quick=(SMALL_TABLES, 1, 0), paper=([*TABLE_TASKS], 20, 3)) # tables; splits of each at most; the same of a large one
+# by scale: tables; splits of each at most; the same of a large one
+TABLE_SCALES = dict(smoke=(['servo'], 1, 1), quick=(SMALL_TABLES, 1, 0), paper=([*TABLE_TASKS], 20, 3))
 
 def table_cells(
     scale:str, # 'smoke', 'quick' or 'paper'
