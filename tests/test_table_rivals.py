@@ -13,7 +13,7 @@ FAST = dict(MLP_STEPS={math.inf: (32, 100)}, MLP_NETWORKS=2, FOREST_TREES=dict(s
             BOOSTING_ROUNDS=30, EBM_ROUNDS=50, EBM_BAGS=dict(search=1, final=1),
             PURSUITS={math.inf: dict(r=(1, 2), degree=(3,))},
             XRFM_SETTINGS=dict(bandwidth=(5.,), exponent=(1.,), reg=(1e-3, 1e-1)),
-            GP_STEPS=dict(start=20, exact=20, inducing=20))
+            START_STEPS=20, GP_STEPS={math.inf: 20})
 
 def needed(name):
     package = rivals.TABLE_PACKAGES.get(name, 'numpy')
@@ -107,7 +107,8 @@ def test_a_rival_predicts_better_than_the_mean(name, data, fast):
 
 def test_a_process_knows_its_noise_and_inducing_points_are_near_it(fast, monkeypatch):
     pytest.importorskip('gpytorch')
-    monkeypatch.setattr(rivals, 'GP_STEPS', dict(start=50, exact=50, inducing=80))
+    monkeypatch.setattr(rivals, 'START_STEPS', 50)
+    monkeypatch.setattr(rivals, 'GP_STEPS', {math.inf: 60})
     X, y = made_table(400)
     new, value = made_table(400, seed=1)
     scores = []
@@ -123,6 +124,7 @@ def test_a_process_knows_its_noise_and_inducing_points_are_near_it(fast, monkeyp
 
 def test_a_large_table_gets_a_tree_of_machines(fast, monkeypatch):
     pytest.importorskip('xrfm')
+    monkeypatch.setattr(rivals, 'XRFM_WHOLE', 300)
     monkeypatch.setattr(rivals, 'XRFM_LEAF', 200)
     X, y = made_table(500)
     fit = rivals.rival_in_units(rivals.machine_on_table, X, y, 0)

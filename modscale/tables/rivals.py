@@ -4,19 +4,19 @@
 
 # %% auto #0
 __all__ = ['TABLE_TASKS', 'FOLDS_UP_TO', 'SEARCH_ROWS', 'FINALISTS', 'PURSUITS', 'EBM_BAGS', 'EBM_ROUNDS', 'BOOSTING_ROUNDS',
-           'PATIENCE', 'FOREST_TREES', 'EXACT_ROWS', 'INDUCING', 'START_ROWS', 'GP_STEPS', 'MLP_STEPS', 'MLP_LOOKS',
-           'MLP_NETWORKS', 'XRFM_SETTINGS', 'XRFM_ROWS', 'XRFM_LEAF', 'TABLE_RIVALS', 'TABLE_PACKAGES', 'OUR_EFFORTS',
-           'SEEN_INSIDE', 'COVERAGES', 'FIRST_LOADED', 'SMALL_TABLES', 'TABLE_SCALES', 'ROUGH_SECONDS', 'TEST_SHARE',
-           'TableMissing', 'TableDamaged', 'TableTask', 'table_folder', 'table_text', 'read_numbers', 'read_splits',
-           'read_table_task', 'linear_errors', 'TableFit', 'TableScale', 'scale_of', 'validation_folds',
-           'judge_settings', 'search_setting', 'drawn_settings', 'estimator_loss', 'setting_text', 'searched_fit',
-           'ridge_on_table', 'pursuit_on_table', 'ebm_of', 'ebm_on_table', 'gam_on_table', 'boosting_loss',
-           'boosting_on_table', 'lightgbm_of', 'lightgbm_loss', 'lightgbm_on_table', 'forest_of', 'forest_on_table',
-           'process_kernel', 'process_of', 'climb_evidence', 'best_process', 'process_on_table', 'perceptron_of',
-           'train_perceptron', 'mlp_loss', 'mlp_on_table', 'machine_loss', 'machine_search', 'machine_tree',
-           'machine_on_table', 'one_thread', 'timed_fit', 'rival_in_units', 'fit_ours', 'table_scores', 'table_row',
-           'table_cells', 'method_study', 'installed_methods', 'table_rivals_studies', 'table_ours_studies',
-           'summarise_tables', 'method_ranks', 'corrected_test', 'paired_errors', 'error_texts']
+           'PATIENCE', 'FOREST_TREES', 'EXACT_ROWS', 'INDUCING', 'START_ROWS', 'START_STEPS', 'GP_STEPS', 'MLP_STEPS',
+           'MLP_LOOKS', 'MLP_NETWORKS', 'XRFM_SETTINGS', 'XRFM_ROWS', 'XRFM_WHOLE', 'XRFM_LEAF', 'TABLE_RIVALS',
+           'TABLE_PACKAGES', 'OUR_EFFORTS', 'SEEN_INSIDE', 'COVERAGES', 'FIRST_LOADED', 'SMALL_TABLES', 'TABLE_SCALES',
+           'ROUGH_SECONDS', 'TEST_SHARE', 'TableMissing', 'TableDamaged', 'TableTask', 'table_folder', 'table_text',
+           'read_numbers', 'read_splits', 'read_table_task', 'linear_errors', 'TableFit', 'TableScale', 'scale_of',
+           'validation_folds', 'judge_settings', 'search_setting', 'drawn_settings', 'estimator_loss', 'setting_text',
+           'searched_fit', 'ridge_on_table', 'pursuit_on_table', 'ebm_of', 'ebm_on_table', 'gam_on_table',
+           'boosting_loss', 'boosting_on_table', 'lightgbm_of', 'lightgbm_loss', 'lightgbm_on_table', 'forest_of',
+           'forest_on_table', 'process_kernel', 'process_of', 'climb_evidence', 'best_process', 'process_on_table',
+           'perceptron_of', 'train_perceptron', 'mlp_loss', 'mlp_on_table', 'machine_loss', 'machine_search',
+           'machine_tree', 'machine_on_table', 'one_thread', 'timed_fit', 'rival_in_units', 'fit_ours', 'table_scores',
+           'table_row', 'table_cells', 'method_study', 'installed_methods', 'table_rivals_studies',
+           'table_ours_studies', 'summarise_tables', 'method_ranks', 'corrected_test', 'paired_errors', 'error_texts']
 
 # %% ../../nbs/tables/05_rivals.ipynb #tr-002
 import math
@@ -410,7 +410,8 @@ def forest_on_table(x, y, seed) -> TableFit:
 EXACT_ROWS = 2000 # rows up to which a process is exact; above, inducing points
 INDUCING = 500 # inducing points
 START_ROWS = 400 # rows on which kernels and starts are compared
-GP_STEPS = dict(start=50, exact=50, inducing=60) # steps of Adam
+START_STEPS = 50 # steps of Adam of each
+GP_STEPS = {700: 300, 1200: 120, EXACT_ROWS: 60, math.inf: 60} # rows up to which: steps of Adam
 
 def process_kernel(
     kind:str, # 'rbf' or 'matern'
@@ -478,7 +479,7 @@ def best_process(
     for start in grid(kind=('rbf', 'matern'), width=(.5, 2.)):
         kernel = process_kernel(start['kind'], start['width']*math.sqrt(X.shape[1]), X.shape[1])
         model = process_of(kernel, X[some], Y[some])
-        evidence = climb_evidence(model, GP_STEPS['start'])
+        evidence = climb_evidence(model, START_STEPS)
         if np.isfinite(evidence): found.append((evidence, start['kind'], model))
     if not found: raise ArithmeticError('no start of the process has a finite evidence')
     return max(found, key=lambda one: one[0])[1:]
@@ -495,8 +496,7 @@ def process_on_table(x, y, seed) -> TableFit:
         points = torch.as_tensor(MiniBatchKMeans(INDUCING, random_state=seed, n_init=1).fit(x).cluster_centers_)
     model = process_of(start.kernel, X, Y, points)
     model.likelihood.noise = start.likelihood.noise.detach()
-    how = 'exact' if points is None else 'inducing'
-    climb_evidence(model, GP_STEPS[how])
+    climb_evidence(model, next(steps for most, steps in GP_STEPS.items() if len(x) <= most))
     model.eval()
     @torch.no_grad()
     def normal(x):
@@ -504,7 +504,7 @@ def process_on_table(x, y, seed) -> TableFit:
             parts = [model.likelihood(model(part)) for part in torch.as_tensor(x).split(500)]
         mean, variance = (torch.cat([getattr(d, name) for d in parts]) for name in ('mean', 'variance'))
         return mean.numpy(), variance.clamp_min(1e-12).sqrt().numpy()
-    text = setting_text(kernel=kind, points=how if points is None else len(points))
+    text = setting_text(kernel=kind, points='exact' if points is None else len(points))
     return TableFit(lambda x: normal(x)[0], text, normal)
 
 # %% ../../nbs/tables/05_rivals.ipynb #tr-040
@@ -581,10 +581,11 @@ def mlp_on_table(x, y, seed) -> TableFit:
     return TableFit(predict, setting_text(**setting))
 
 # %% ../../nbs/tables/05_rivals.ipynb #tr-043
-XRFM_SETTINGS = dict(bandwidth=(1.25, 2.5, 5., 10., 20., 40.), exponent=(1., 1.4),
+XRFM_SETTINGS = dict(bandwidth=(.6, 1.25, 2.5, 5., 10., 20., 40.), exponent=(1., 1.4),
                      reg=(1e-6, 1e-4, 1e-2, 1.)) # searched
 XRFM_ROWS = 2000 # rows on which they are compared
-XRFM_LEAF = 12000 # rows of one kernel at most; a larger table is cut, as the package does
+XRFM_WHOLE = 12000 # rows of one kernel at most; a larger table is cut, as the package does
+XRFM_LEAF = 5000 # rows of a piece at most: the time goes with their square
 
 def machine_loss(rounds, setting, train, held) -> tuple[float, int]:
     "For `score` of a search: a recursive feature machine, and the round of its best held-out error."
@@ -616,7 +617,7 @@ def machine_on_table(x, y, seed) -> TableFit:
     "A recursive feature machine, searched on up to 2,000 rows; above 12,000 rows a tree of them."
     setting, rounds = machine_search(x, y, seed)
     text = setting_text(rounds=rounds, **setting)
-    if len(x) > XRFM_LEAF:
+    if len(x) > XRFM_WHOLE:
         tree = machine_tree(setting, rounds, x, y, seed)
         return TableFit(lambda x: tree.predict(torch.as_tensor(x, dtype=torch.float32)).reshape(-1), f'{text} tree')
     kind = torch.float64 if len(x) <= SEARCH_ROWS else torch.float32 # a kernel of 11,000 rows fits in a gigabyte
