@@ -174,7 +174,8 @@ STUDIES = dict(
     ablation='sine.align_study:ablation_study',
     rivals='rule.rivals:rivals_study', images='images.study:fig4b_study', images_permuted='images.study:permuted_study',
     image_samples='images.study:image_samples_study', image_controls='images.study:image_controls_study',
-    image_rates='images.study:rates_study') # name to module and function: scale to a `modscale.base.study.Study`
+    image_rates='images.study:rates_study', tables='tables.rivals:table_rivals_studies',
+    tables_ours='tables.rivals:table_ours_studies') # name to module and function: scale to one `Study` or several
 
 # %% ../../nbs/app/04_cli.ipynb #cli-06015
 Dataset = Literal['digits', 'fashion-mnist', 'cifar10']
@@ -182,11 +183,12 @@ Dataset = Literal['digits', 'fashion-mnist', 'cifar10']
 @settings
 class RunSweep:
     "Compute the cells of a study that DIR does not hold yet; exit code 1 if cells have failed."
-    study:Positional[Literal[tuple(STUDIES)]] # which grid
+    study:Positional[Literal[tuple(STUDIES)]] # which grid; tables: a study for each method, a cell of each in turn
     out:Path # folder of the sweep
     scale:Literal['smoke', 'quick', 'paper'] = 'quick' # size of the grid
     dataset:Dataset|None = None # images, for the studies of images
-    data_dir:str|None = None # where the images are; None: $MODSCALE_DATA, then the user cache, then a download
+    # where images or tables are; None: $MODSCALE_DATA, and for images the user cache, then a download
+    data_dir:str|None = None
     methods:tuple[str, ...] = () # only the cells of these methods; none: all
     jobs:Count = 2 # groups at a time: workers, here or on the cluster
     executor:Literal['processes', 'dask', 'mpi', 'slurm'] = 'processes' # who computes: processes here, or a cluster
@@ -199,28 +201,36 @@ class RunSweep:
     def __call__(self):
         from modscale.lab.store import read_status
         from modscale.lab.sweep import executor_for, run_sweep
-        study, command = self.grid(), f'modscale sweep run {self.study} --scale {self.scale} --jobs {self.jobs}'
+        studies, command = self.grid(), f'modscale sweep run {self.study} --scale {self.scale} --jobs {self.jobs}'
         with executor_for(self.executor, self.jobs, self.address) as executor:
-            run_sweep(study, self.out, executor, self.jobs, self.memory*2**30, progress=not self.quiet,
-                      retry_failed=self.retry_failed, command=command)
-        status = next(s for s in read_status(self.out) if s['study'] == study.name)
-        print(f'{status["done"]} of {status["cells"]} cells done, {status["failed"]} failed, '
-              f'in {status["wall_seconds"]:.0f} s; see {self.out}')
-        if status['failed']: sys.exit(1)
+            run_sweep(studies, self.out, executor, self.jobs, self.memory*2**30, progress=not self.quiet,
+                      retry_failed=self.retry_failed, command=command, turns=True)
+        names = [study.name for study in studies]
+        held = [status for status in read_status(self.out) if status['study'] in names]
+        total = {key: sum(status[key] for status in held) for key in ('done', 'cells', 'failed')}
+        print(f'{total["done"]} of {total["cells"]} cells done, {total["failed"]} failed, '
+              f'in {max(status["wall_seconds"] for status in held):.0f} s; see {self.out}')
+        if total['failed']: sys.exit(1)
 
     def grid(self):
-        "The study; a missing data set or a method that it has not is told before the workers start."
+        "The studies; missing data or a method that they have not is told before the workers start."
         from modscale.base.symbols import choice
-        images = {name: getattr(self, name) for name in ('dataset', 'data_dir') if getattr(self, name) is not None}
+        data = {name: getattr(self, name) for name in ('dataset', 'data_dir') if getattr(self, name) is not None}
         module, function = STUDIES[self.study].split(':')
-        of_images = module.startswith('images.')
-        for name, value in images.items():
-            if not of_images: raise ValueError(f'{name} is for studies of images, got {name}={value!r}')
-        study = getattr(import_module(f'modscale.{module}'), function)(self.scale, **images)
-        load = of_images and import_module('modscale.images.data').load_images
-        if load: load(study.cells[0]['dataset'], self.data_dir, limit=10)
-        for method in self.methods: choice('methods', method, sorted({c.get('method') for c in study.cells} - {None}))
-        return replace(study, cells=[c for c in study.cells if c['method'] in self.methods]) if self.methods else study
+        room = module.split('.')[0]
+        for name, value in data.items():
+            if room != 'images' and (room, name) != ('tables', 'data_dir'):
+                raise ValueError(f'{name} is for studies of images, got {name}={value!r}')
+        made = getattr(import_module(f'modscale.{module}'), function)(self.scale, **data)
+        studies = made if isinstance(made, list) else [made]
+        cell = studies[0].cells[0]
+        if room == 'images': import_module('modscale.images.data').load_images(cell['dataset'], self.data_dir, limit=10)
+        if room == 'tables': import_module('modscale.tables.rivals').read_table_task(cell['table'], self.data_dir)
+        known = sorted({c.get('method') for study in studies for c in study.cells} - {None})
+        for method in self.methods: choice('methods', method, known)
+        if not self.methods: return studies
+        some = [(study, [c for c in study.cells if c['method'] in self.methods]) for study in studies]
+        return [replace(study, cells=cells) for study, cells in some if cells]
 
 # %% ../../nbs/app/04_cli.ipynb #34-1802
 @settings

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['EXTRAS', 'DEATHS', 'demo_run', 'demo_study', 'make_groups', 'Group', 'failure', 'attempt', 'work', 'follow',
-           'Processes', 'Here', 'Jobs', 'executor_for', 'death', 'compute', 'Call', 'keep', 'missing', 'run_groups',
-           'stoppable', 'run_sweep']
+           'Processes', 'Here', 'Jobs', 'executor_for', 'death', 'compute', 'Call', 'keep', 'missing', 'in_order',
+           'run_groups', 'stoppable', 'run_sweep']
 
 # %% ../../nbs/lab/03_sweep.ipynb #25-003
 import errno
@@ -24,6 +24,7 @@ from concurrent.futures import (FIRST_COMPLETED, BrokenExecutor, CancelledError,
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -325,6 +326,14 @@ def missing(
     left = ([cells[i] for i in group if cells[i][0] not in skip] for group in groups)
     return [Group(study, cells) for cells in left if cells]
 
+# %% ../../nbs/lab/03_sweep.ipynb #25-turns
+def in_order(
+    waiting:list[list[Group]], # what each study lacks
+    turns:bool, # a group of each in turn, not one study after the other?
+) -> list[Group]: # all of them
+    "The order in which groups of several studies are handed out."
+    return [group for turn in (zip_longest(*waiting) if turns else waiting) for group in turn if group]
+
 # %% ../../nbs/lab/03_sweep.ipynb #25-033
 def run_groups(
     call:Call, # the coordinator's
@@ -366,7 +375,7 @@ def stoppable():
 
 # %% ../../nbs/lab/03_sweep.ipynb #25-035
 def run_sweep(
-    studies:Study|list[Study], # what to compute; several are computed in this order
+    studies:Study|list[Study], # what to compute; several are computed in this order, or in turn
     out:str|Path, # folder of the store; what it already holds is not computed again
     executor:Executor|None=None, # who computes; None: `jobs` processes here, or this one for jobs=1
     jobs:int=2, # groups at a time
@@ -375,6 +384,7 @@ def run_sweep(
     retry_failed:bool=False, # compute failed cells again?
     command:str|None=None, # what the user typed, for the store
     finished:Callable|None=None, # called with (study, table) when a study has no cell left to compute
+    turns:bool=False, # a group of each study in turn, so that what is cut off has some of all?
 ) -> pd.DataFrame|dict[str, pd.DataFrame]: # all finished cells, in the grid's order; for a list, by name
     "Compute what is missing. Raises `ValueError` by argument name, `OSError` naming a path that cannot be written."
     several = [studies] if isinstance(studies, Study) else list(studies)
@@ -386,9 +396,8 @@ def run_sweep(
     for study in several: make_groups(study, budget)                    # bad costs are told before anything is written
     with (stoppable(), warnings.catch_warnings(), open_store(out) as store,
           Call(store, several, jobs, command) as call):
-        # loky takes a worker that has grown for a leak, and says so; torch's first networks make any worker grow
-        warnings.filterwarnings('ignore', message='A worker was restarted')
-        groups = [group for study in several for group in missing(call, study, budget, retry_failed)]
+        warnings.filterwarnings('ignore', message='A worker was restarted') # torch's first networks make any grow
+        groups = in_order([missing(call, study, budget, retry_failed) for study in several], turns)
         with nullcontext(executor) if executor or not groups else executor_for('processes', jobs) as pool:
             run_groups(call, several, groups, pool, progress, finished)
         tables = {study.name: store.table(study) for study in several}

@@ -1,0 +1,300 @@
+"Tables are read or refused by name; every rival goes through one door; ranks and tests are those by hand."
+import math
+from functools import partial
+from importlib.util import find_spec
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from modscale.tables import rivals
+
+FAST = dict(MLP_STEPS={math.inf: (32, 100)}, MLP_NETWORKS=2, FOREST_TREES=dict(search=5, final=10), PATIENCE=5,
+            BOOSTING_ROUNDS=30, EBM_ROUNDS=50, EBM_BAGS=dict(search=1, final=1),
+            PURSUITS={math.inf: dict(r=(1, 2), degree=(3,))},
+            XRFM_SETTINGS=dict(bandwidth=(5.,), exponent=(1.,), reg=(1e-3, 1e-1)),
+            START_STEPS=20, GP_STEPS={math.inf: 20})
+
+def needed(name):
+    package = rivals.TABLE_PACKAGES.get(name, 'numpy')
+    return pytest.param(name, marks=pytest.mark.skipif(not find_spec(package), reason=f'{package} is not installed'))
+
+@pytest.fixture
+def fast(monkeypatch):
+    for name, value in FAST.items(): monkeypatch.setattr(rivals, name, value)
+
+def made_table(n=60, seed=0):
+    rng = np.random.default_rng(seed)
+    X = np.c_[rng.uniform(-2, 2, (n, 3))*[1, 10, 100], np.full(n, 7.)]
+    return X, 5 + 20*X[:, 0] + X[:, 1] + rng.standard_normal(n)
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    "Files as those of the table servo and of yacht."
+    X, y = made_table()
+    for folder, file in (('uci10', 'servo'), ('uci20', 'yacht')):
+        place = tmp_path/'tables'/folder
+        place.mkdir(parents=True)
+        pd.DataFrame(X, columns=list('abcd')).assign(y=y).to_csv(place/f'{file}.csv', index=False)
+    (tmp_path/'tables'/'uci10'/'servo.fold.txt').write_text('\n'.join(str(i % 10) for i in range(60)) + '\n')
+    lines = [' '.join(str(6*(s % 10) + i) for i in (3, 0, 1, 2, 4, 5)) for s in range(20)]
+    (tmp_path/'tables'/'uci20'/'yacht.test.txt').write_text('\n'.join(lines) + '\n')
+    monkeypatch.delenv('MODSCALE_DATA', raising=False)
+    return tmp_path
+
+def test_both_kinds_of_splits_are_read(data, monkeypatch):
+    X, y, folds = rivals.read_table_task('servo', data)
+    assert X.shape == (60, 4) and np.array_equal(y, made_table()[1]) and np.array_equal(X, made_table()[0])
+    assert [f.tolist() for f in folds] == [list(range(f, 60, 10)) for f in range(10)]
+    monkeypatch.setenv('MODSCALE_DATA', str(data))
+    _, _, tests = rivals.read_table_task('yacht')
+    assert len(tests) == 20 and tests[1].tolist() == [6, 7, 8, 9, 10, 11]
+
+def test_other_targets_are_no_inputs(tmp_path):
+    place = tmp_path/'tables'/'physics'
+    place.mkdir(parents=True)
+    (place/'naca0012.csv').write_text('x0,lift,drag\n' + ''.join(f'{i},{i + .5},{-i}\n' for i in range(20)))
+    (place/'naca0012.fold.txt').write_text('\n'.join(str(i % 10) for i in range(20)))
+    for target, wanted in (('lift', np.arange(20) + .5), ('drag', -np.arange(20.))):
+        X, y, _ = rivals.read_table_task(f'naca0012_{target}', tmp_path)
+        assert np.array_equal(X[:, 0], np.arange(20)) and X.shape == (20, 1) and np.array_equal(y, wanted)
+
+def test_what_is_missing_is_named(data):
+    with pytest.raises(rivals.TableMissing, match='MODSCALE_DATA'): rivals.read_table_task('servo')
+    with pytest.raises(rivals.TableMissing, match='stock.csv'): rivals.read_table_task('stock', data)
+    (data/'tables'/'uci10'/'servo.fold.txt').unlink()
+    with pytest.raises(rivals.TableMissing, match='servo.fold.txt'): rivals.read_table_task('servo', data)
+    with pytest.raises(ValueError, match="name='boston'"): rivals.read_table_task('boston', data)
+
+@pytest.mark.parametrize('change, words', [
+    (lambda text: text.replace('a,b,c,d,y', 'a,b,c,d,z'), "no column 'y'"),
+    (lambda text: text.replace('\n', '\nwhat,1,2,3,4\n', 1), "row 0, column 'a'"),
+    (lambda text: text.replace('\n', '\n1,,2,3,4\n', 1), "row 0, column 'b'"),
+    (lambda text: text.replace('\n', '\n1,inf,2,3,4\n', 1), "row 0, column 'b'"),
+    (lambda text: text + '1,2,3,4,5,6,7\n', 'not a CSV file'), (lambda text: '', 'not a CSV file')])
+def test_a_damaged_table_is_named(data, change, words):
+    file = data/'tables'/'uci10'/'servo.csv'
+    file.write_text(change(file.read_text()))
+    with pytest.raises(rivals.TableDamaged, match=words) as e: rivals.read_table_task('servo', data)
+    assert 'servo.csv' in str(e.value)
+
+@pytest.mark.parametrize('name, file, text, words', [
+    ('servo', 'uci10/servo.fold.txt', '0\n1\n', '2 folds for a table of 60 rows'),
+    ('servo', 'uci10/servo.fold.txt', '\n'.join(str(i % 9) for i in range(60)), 'split 9'),
+    ('servo', 'uci10/servo.fold.txt', '\n'.join(str(i % 11) for i in range(60)), '10 splits wanted, got 11'),
+    ('servo', 'uci10/servo.fold.txt', 'one\n'*60, 'more than row numbers'),
+    ('yacht', 'uci20/yacht.test.txt', '0 1\n', '20 splits wanted, got 1'),
+    ('yacht', 'uci20/yacht.test.txt', '0 60\n'*20, 'split 0'), ('yacht', 'uci20/yacht.test.txt', '0 0\n'*20, 'split 0'),
+    ('yacht', 'uci20/yacht.test.txt', '-1 0\n'*20, 'split 0')])
+def test_damaged_splits_are_named(data, name, file, text, words):
+    (data/'tables'/file).write_text(text)
+    with pytest.raises(rivals.TableDamaged, match=words): rivals.read_table_task(name, data)
+
+def test_least_squares_on_the_splits(data):
+    errors = rivals.linear_errors('servo', data)
+    X, y = made_table()
+    train = np.arange(60) % 10 != 3
+    A = np.c_[np.ones(60), X[:, :3]]
+    w = np.linalg.solve(A[train].T @ A[train], A[train].T @ y[train])
+    assert len(errors) == 10 and np.isclose(errors[3], np.sqrt(np.mean((A[~train] @ w - y[~train])**2)))
+
+@pytest.mark.parametrize('name', [needed(name) for name in rivals.TABLE_RIVALS])
+def test_a_rival_predicts_better_than_the_mean(name, data, fast):
+    (row,) = rivals.table_row(partial(rivals.rival_in_units, rivals.TABLE_RIVALS[name]), 'servo', 4, name, data).iloc
+    assert row.error == '' and row.rmse < .7*row.spread and row.setting and row.seconds > 0 and row.cpu_seconds > 0
+    assert (row.table, row.split, row.method, row.n, row.m) == ('servo', 4, name, 54, 4)
+    assert np.isfinite(row.loglik) == np.isfinite(row.coverage90) == (name == 'gp')
+
+def test_a_process_knows_its_noise_and_inducing_points_are_near_it(fast, monkeypatch):
+    pytest.importorskip('gpytorch')
+    monkeypatch.setattr(rivals, 'START_STEPS', 50)
+    monkeypatch.setattr(rivals, 'GP_STEPS', {math.inf: 60})
+    X, y = made_table(400)
+    new, value = made_table(400, seed=1)
+    scores = []
+    for rows, points in ((2000, 500), (100, 40)):
+        monkeypatch.setattr(rivals, 'EXACT_ROWS', rows)
+        monkeypatch.setattr(rivals, 'INDUCING', points)
+        fit = rivals.rival_in_units(rivals.process_on_table, X, y, 0)
+        assert ('exact' in fit.setting) == (rows == 2000) and ('points=40' in fit.setting) == (rows == 100)
+        scores.append(rivals.table_scores(fit, new, value))
+    for score in scores: # the noise has a standard deviation of one
+        assert abs(score['rmse'] - 1) < .15 and abs(score['loglik'] + .5*math.log(2*math.pi*math.e)) < .15
+        assert abs(score['coverage90'] - .9) < .07 and abs(score['coverage50'] - .5) < .12
+
+def test_a_large_table_gets_a_tree_of_machines(fast, monkeypatch):
+    pytest.importorskip('xrfm')
+    monkeypatch.setattr(rivals, 'XRFM_WHOLE', 300)
+    monkeypatch.setattr(rivals, 'XRFM_LEAF', 200)
+    X, y = made_table(500)
+    fit = rivals.rival_in_units(rivals.machine_on_table, X, y, 0)
+    new, value = made_table(300, seed=1)
+    assert fit.setting.endswith('tree') and np.sqrt(np.mean((fit.predict(new) - value)**2)) < .3*value.std()
+
+def test_standard_units_come_back_and_rows_far_out_are_cut():
+    X, y = made_table()
+    scale = rivals.scale_of(X, y)
+    x = scale.inputs(X)
+    assert x.shape == (60, 3) and np.allclose(x.mean(0), 0) and np.allclose(x.std(0), 1)
+    far = X.copy()
+    far[0, 1] = 1e9
+    assert scale.inputs(far)[0, 1] == x[:, 1].max()
+    given = dict(predict=lambda x: x[:, :1], setting='', normal=lambda x: (x[:, 0], np.full(len(x), 2.)))
+    fit = scale.restored(rivals.TableFit(**given))
+    mean, sd = fit.normal(X)
+    assert np.allclose(fit.predict(X), mean) and np.allclose(mean, x[:, 0]*y.std() + y.mean())
+    assert np.allclose(sd, 2*y.std())
+    with pytest.raises(ValueError, match='X must have an input that varies'): rivals.scale_of(np.ones((5, 2)), y[:5])
+    with pytest.raises(ValueError, match='y must vary, got y=3.0'): rivals.scale_of(X, np.full(60, 3.))
+
+def test_scores_are_those_by_hand():
+    X, y = np.zeros((4, 1)), np.array([0., 1, 2, 10])
+    fit = rivals.TableFit(lambda X: np.ones(4), '', lambda X: (np.ones(4), np.full(4, 2.)))
+    scores = rivals.table_scores(fit, X, y)
+    assert np.isclose(scores['rmse'], math.sqrt((1 + 0 + 1 + 81)/4))
+    assert np.isclose(scores['loglik'], -math.log(2) - .5*math.log(2*math.pi) - (1 + 0 + 1 + 81)/4/8)
+    assert [scores[f'coverage{level}'] for level in (50, 90, 95)] == [.75, .75, .75]
+    own = rivals.TableFit(lambda X: np.ones(4), '', None, lambda X, level: np.array([[0, 20*level]]*4))
+    assert rivals.table_scores(own, X, y) | dict(rmse=0) == dict(rmse=0, loglik=pytest.approx(np.nan, nan_ok=True),
+                                                                 coverage50=1., coverage90=1., coverage95=1.)
+    for wrong in (np.array([1, 2, np.nan, 3]), np.ones(3)):
+        with pytest.raises(ArithmeticError): rivals.table_scores(rivals.TableFit(lambda X: wrong, ''), X, y)
+
+def test_folds_are_disjoint_and_complete():
+    for n, count in ((90, 3), (5000, 1)):
+        folds = rivals.validation_folds(n, 0)
+        assert len(folds) == count
+        for train, held in folds: assert sorted([*train, *held]) == [*range(n)]
+        assert sum(len(held) for _, held in folds) == (n if count == 3 else n//5)
+
+def test_a_search_takes_the_best_and_survives_settings_that_fail(monkeypatch):
+    X, y = made_table(90)
+    def score(setting, train, held):
+        if setting['a'] < 0: raise FloatingPointError('no luck')
+        return (setting['a'] - 3)**2 if setting['a'] < 9 else np.nan, len(train[0])
+    settings = [dict(a=a) for a in (-1, 5, 2, 9)]
+    assert rivals.search_setting(score, settings, X, y, 0) == (dict(a=2), 60)
+    with pytest.raises(FloatingPointError, match='no luck'): rivals.search_setting(score, settings[:1], X, y, 0)
+    with pytest.raises(ArithmeticError, match='no setting'): rivals.search_setting(score, settings[3:], X, y, 0)
+    sizes = []
+    def traced(setting, train, held):
+        sizes.append(len(train[0]) + len(held[0]))
+        return setting['a'], 1
+    monkeypatch.setattr(rivals, 'SEARCH_ROWS', 50)
+    monkeypatch.setattr(rivals, 'FOLDS_UP_TO', 40)
+    assert rivals.search_setting(traced, [dict(a=a) for a in (4, 1, 3, 2)], X, y, 0)[0] == dict(a=1)
+    assert sizes == [50]*4 + [90]*3 # all on some rows, the best three on all
+
+def test_drawn_settings_differ_and_come_from_the_grid():
+    drawn = rivals.drawn_settings(5, 0, a=(1, 2, 3), b=(4, 5))
+    assert len({(s['a'], s['b']) for s in drawn}) == 5 and {s['a'] for s in drawn} <= {1, 2, 3}
+    assert drawn == rivals.drawn_settings(5, 0, a=(1, 2, 3), b=(4, 5))
+    assert len(rivals.drawn_settings(99, 0, a=(1, 2))) == 2
+
+def test_a_failure_is_a_row_and_the_others_go_on(data):
+    def breaks(X, y, seed): raise ArithmeticError('no luck')
+    (row,) = rivals.table_row(breaks, 'servo', 0, 'gp', data).iloc
+    assert row.error == 'ArithmeticError: no luck' and np.isnan(row.rmse) and np.isnan(row.seconds) and row.n == 54
+    with pytest.raises(rivals.TableMissing): rivals.table_row(breaks, 'stock', 0, 'gp', data)
+
+def test_ours_is_given_the_table_as_it_is(data, monkeypatch):
+    import sys
+    import types
+    class ModularRegressor:
+        def __init__(self, effort, random_state): self.effort, self.seed = effort, random_state
+        def fit(self, X, y):
+            self.seen = X.copy()
+            return self
+        def predict(self, X, return_std=False):
+            mean = 5 + 20*X[:, 0] + X[:, 1]
+            return (mean, np.ones(len(X))) if return_std else mean
+        def predict_interval(self, X, level): return self.predict(X)[:, None] + np.array([-1e3, 1e3])*(level > .5)
+    module = types.ModuleType('modscale.tables.estimators')
+    module.ModularRegressor = ModularRegressor
+    monkeypatch.setitem(sys.modules, 'modscale.tables.estimators', module)
+    (study,) = rivals.table_ours_studies('smoke', ['ours_quick'], data)
+    (row,) = study.run(study.cells)[0].iloc
+    assert row.error == '' and row.setting == 'quick' and .5 < row.rmse < 2
+    assert row.coverage50 == 0 and row.coverage90 == 1 and -3 < row.loglik < -1
+
+def test_split_zero_of_all_tables_comes_first_and_large_tables_have_three():
+    cells = rivals.table_cells('paper', 'gp')
+    assert [cell['split'] for cell in cells] == sorted(cell['split'] for cell in cells)
+    assert {cell['table'] for cell in cells[:len(rivals.TABLE_TASKS)]} == set(rivals.TABLE_TASKS)
+    count = pd.Series([cell['table'] for cell in cells]).value_counts()
+    assert all(count[name] == (3 if task.large else task.splits) for name, task in rivals.TABLE_TASKS.items())
+    assert pd.Series([c['table'] for c in rivals.table_cells('paper', 'gp', 99)]).value_counts()['kin8nm'] == 20
+    assert len(rivals.table_cells('smoke', 'gp')) == 1
+    assert not any(rivals.TABLE_TASKS[cell['table']].large for cell in rivals.table_cells('quick', 'gp'))
+    with pytest.raises(ValueError, match="scale='huge'"): rivals.table_cells('huge', 'gp')
+
+def test_each_method_is_a_study_with_its_own_version(monkeypatch, capsys):
+    from modscale.lab.version import closure
+    studies = rivals.table_rivals_studies('smoke', ['linear', 'forest'])
+    names = [{name for _, name in closure(study.run)} for study in studies]
+    assert [study.name for study in studies] == ['tables_linear', 'tables_forest']
+    assert 'ridge_on_table' in names[0] and 'forest_on_table' not in names[0] and 'fit_ours' not in names[0]
+    assert 'forest_of' in names[1] and 'ridge_on_table' not in names[1]
+    assert all('read_splits' in found and 'table_scores' in found for found in names)
+    for make in (rivals.table_rivals_studies, rivals.table_ours_studies):
+        with pytest.raises(ValueError, match="methods='magic'"): make('smoke', ['magic'])
+    monkeypatch.setitem(rivals.TABLE_PACKAGES, 'gp', 'no_such_package')
+    assert [s.name for s in rivals.table_rivals_studies('smoke', ['linear', 'gp'])] == ['tables_linear']
+    assert 'no_such_package' in capsys.readouterr().err
+
+def test_the_command_computes_and_goes_on(data, capsys, monkeypatch):
+    from modscale.app.cli import main
+    words = ['sweep', 'run', 'tables', '--scale', 'smoke', '--jobs', '1', '--quiet', '--methods', 'linear', 'forest',
+             '--out', str(data/'out'), '--data-dir', str(data)]
+    monkeypatch.setattr(rivals, 'FOREST_TREES', dict(search=5, final=10))
+    assert main(words) == 0 and '2 of 2 cells done, 0 failed' in capsys.readouterr().out
+    def never(*_): raise AssertionError('computed again')
+    monkeypatch.setattr(rivals, 'timed_fit', never)
+    assert main(words) == 0
+    assert main([*words[:-1], str(data/'nowhere')]) == 2 and 'servo.csv: missing' in capsys.readouterr().err
+
+def rows_of(errors):
+    "One row a split from {(table, method): errors}."
+    return pd.DataFrame([dict(table=table, split=split, method=method, n=900, m=3, rmse=rmse, loglik=np.nan, seconds=1.,
+                              cpu_seconds=1., coverage50=np.nan, coverage90=np.nan, coverage95=np.nan,
+                              error='' if rmse == rmse else 'ValueError: no')
+                         for (table, method), line in errors.items() for split, rmse in enumerate(line)])
+
+def test_ranks_are_those_by_hand():
+    rows = rows_of({('yacht', 'a'): [1, 3], ('yacht', 'b'): [2, 1], ('yacht', 'c'): [9, 9],
+                    ('servo', 'a'): [1, 1, 1], ('servo', 'b'): [2, 2], ('servo', 'c'): [.5, np.nan]})
+    ranks = rivals.method_ranks(rows).set_index('method') # yacht: b, a, c; servo, splits 0 and 1: a, b, c (failed)
+    assert ranks['rank'].to_dict() == dict(a=1.5, b=1.5, c=3) and ranks.best.to_dict() == dict(a=1, b=1, c=0)
+    assert np.isclose(ranks.se['a'], .5) and (ranks.tables == 2).all()
+    with pytest.raises(ValueError, match="got none of 'servo'"):
+        rivals.method_ranks(rows_of({('yacht', 'a'): [1], ('yacht', 'b'): [1], ('servo', 'a'): [1]}))
+
+def test_the_corrected_test_is_that_by_hand():
+    from scipy import stats
+    d = np.array([.1, .3, .2, .4])
+    mean, se, p = rivals.corrected_test(d, 1/9)
+    by_hand = math.sqrt((1/4 + 1/9)*np.var(d, ddof=1))
+    assert np.isclose(mean, .25) and np.isclose(se, by_hand) and np.isclose(p, 2*stats.t.sf(.25/by_hand, 3))
+    plain = stats.ttest_1samp(d, 0).pvalue
+    assert p > plain and np.isclose(rivals.corrected_test(d, 0)[2], plain)
+    assert rivals.corrected_test(np.zeros(3), 1/9) == (0, 0, 1) and rivals.corrected_test(np.ones(3), 1/9) == (1, 0, 0)
+    assert np.isnan(rivals.corrected_test([.5], 1/9)[1:]).all()
+
+def test_pairs_are_of_the_same_splits():
+    rows = rows_of({('yacht', 'a'): [1, 2, 4, 8], ('yacht', 'b'): [2, 4, 8, 8], ('servo', 'a'): [1],
+                    ('servo', 'b'): [2]})
+    table = rivals.paired_errors(rows, 'a', 'b').set_index('table')
+    mean, se, p = rivals.corrected_test(np.log([.5, .5, .5, 1]), 1/9)
+    yacht = table.loc['yacht']
+    assert np.isclose(yacht.ratio, math.exp(mean)) and np.isclose(yacht.p, p) and yacht.splits == 4
+    assert np.isclose(yacht.low, math.exp(mean - 3.182446*se)) # the 97.5 % quantile of Student's t with 3 degrees
+    assert np.isclose(table.ratio['servo'], .5) and np.isnan(table.p['servo'])
+    with pytest.raises(ValueError, match="other='z'"): rivals.paired_errors(rows, 'a', 'z')
+
+def test_failures_are_counted_and_shown():
+    rows = rows_of({('yacht', 'a'): [1, 3], ('yacht', 'b'): [2, np.nan], ('servo', 'b'): [np.nan]})
+    table = rivals.summarise_tables(rows).set_index(['table', 'method'])
+    assert table.rmse['yacht', 'a'] == 2 and table.rmse_se['yacht', 'a'] == 1 and table.failed['yacht', 'b'] == 1
+    texts = rivals.error_texts(rows)
+    assert texts.loc['yacht', 'a'] == '2 ± 1' and texts.loc['yacht', 'b'] == '2 (1 failed)'
+    assert texts.loc['servo', 'b'] == '1 failed' and texts.loc['servo', 'a'] == ''
