@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DATES', 'LARGEST', 'MOST_LEVELS', 'FEW_LEVELS', 'MISSING', 'FREQUENT', 'WEIGHT_BITS', 'MEANT', 'ROUNDING', 'REACH',
            'QUARTILES', 'OUTSIDE', 'ROW_BLOCK', 'TAILS', 'COLLINEAR', 'Given', 'plain_level', 'category_column',
-           'as_float', 'refuse_dates', 'object_column', 'given_column', 'in_order', 'check_frame', 'as_array',
+           'as_float', 'refuse_dates', 'object_column', 'given_column', 'levels_in_order', 'check_frame', 'as_array',
            'check_table', 'check_numbers', 'weighted_quantile', 'kept_levels', 'Column', 'learn_column', 'as_learned',
            'Columns', 'table_columns', 'check_weights', 'row_order', 'full_order', 'relative_weights', 'distinct_rows',
            'weighted_moments', 'varying', 'robust_bounds', 'column_bounds', 'row_blocks', 'pull_in', 'standard_columns',
@@ -120,7 +120,7 @@ def given_column(
     return object_column(name, values.astype(object))
 
 # %% ../../nbs/tables/01_columns.ipynb #tcol-021
-def in_order(
+def levels_in_order(
     owner:BaseEstimator, # fitted
     X:pd.DataFrame, # to be encoded
 ) -> pd.DataFrame: # columns in the order of fit, where they are those of fit
@@ -138,7 +138,7 @@ def check_frame(
     "Names and shape. Raises `ValueError` or `TypeError` as scikit-learn does."
     twice = X.columns[X.columns.duplicated()]
     if len(twice): raise ValueError(f'X has two columns of the name {twice[0]!r}')
-    X = X if reset else in_order(owner, X)
+    X = X if reset else levels_in_order(owner, X)
     validate_data(owner, X, reset=reset, skip_check_array=True)
     check_array(np.broadcast_to(0., X.shape), ensure_min_samples=least, estimator=owner) # only its shape is looked at
     return X

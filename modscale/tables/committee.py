@@ -202,6 +202,8 @@ def climb(
 
 SLOWER = 3 # what a rung with twice the modules takes, in times of the one before it
 
+
+# %% ../../nbs/tables/02_committee.ipynb #comm-12b
 def row_weights(data:Data) -> np.ndarray: # shape (n,), float64
     "What each row counts."
     return np.ones(len(data)) if data.weight is None else data.weight.cpu().numpy()

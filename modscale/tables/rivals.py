@@ -4,19 +4,20 @@
 
 # %% auto #0
 __all__ = ['TABLE_TASKS', 'FOLDS_UP_TO', 'SEARCH_ROWS', 'FINALISTS', 'PURSUITS', 'EBM_BAGS', 'EBM_ROUNDS', 'BOOSTING_ROUNDS',
-           'PATIENCE', 'FOREST_TREES', 'EXACT_ROWS', 'INDUCING', 'START_ROWS', 'START_STEPS', 'GP_STEPS', 'MLP_STEPS',
-           'MLP_LOOKS', 'MLP_NETWORKS', 'XRFM_SETTINGS', 'XRFM_ROWS', 'XRFM_WHOLE', 'XRFM_LEAF', 'TABLE_RIVALS',
-           'TABLE_PACKAGES', 'OUR_EFFORTS', 'SEEN_INSIDE', 'COVERAGES', 'FIRST_LOADED', 'SMALL_TABLES', 'TABLE_SCALES',
-           'ROUGH_SECONDS', 'TEST_SHARE', 'TableMissing', 'TableDamaged', 'TableTask', 'table_folder', 'table_text',
-           'read_numbers', 'read_splits', 'read_table_task', 'linear_errors', 'TableFit', 'TableScale', 'scale_of',
-           'validation_folds', 'judge_settings', 'search_setting', 'drawn_settings', 'estimator_loss', 'setting_text',
-           'searched_fit', 'ridge_on_table', 'pursuit_on_table', 'ebm_of', 'ebm_on_table', 'gam_on_table',
-           'boosting_loss', 'boosting_on_table', 'lightgbm_of', 'lightgbm_loss', 'lightgbm_on_table', 'forest_of',
-           'forest_on_table', 'process_kernel', 'process_of', 'climb_evidence', 'best_process', 'process_on_table',
-           'perceptron_of', 'train_perceptron', 'mlp_loss', 'mlp_on_table', 'machine_loss', 'machine_search',
-           'machine_tree', 'machine_on_table', 'one_thread', 'timed_fit', 'rival_in_units', 'fit_ours', 'table_scores',
-           'table_row', 'table_cells', 'method_study', 'installed_methods', 'table_rivals_studies',
-           'table_ours_studies', 'summarise_tables', 'method_ranks', 'corrected_test', 'paired_errors', 'error_texts']
+           'PATIENCE', 'FOREST_TREES', 'EXACT_ROWS', 'INDUCING', 'START_ROWS', 'PROCESS_START_STEPS', 'GP_STEPS',
+           'MLP_STEPS', 'MLP_LOOKS', 'MLP_NETWORKS', 'XRFM_SETTINGS', 'XRFM_ROWS', 'XRFM_WHOLE', 'XRFM_LEAF',
+           'TABLE_RIVALS', 'TABLE_PACKAGES', 'OUR_EFFORTS', 'SEEN_INSIDE', 'COVERAGES', 'FIRST_LOADED', 'SMALL_TABLES',
+           'TABLE_SCALES', 'ROUGH_SECONDS', 'TEST_SHARE', 'TableMissing', 'TableDamaged', 'TableTask', 'table_folder',
+           'table_text', 'read_numbers', 'read_splits', 'read_table_task', 'linear_errors', 'TableFit', 'TableScale',
+           'scale_of', 'validation_folds', 'judge_settings', 'search_setting', 'drawn_settings', 'estimator_loss',
+           'setting_text', 'searched_fit', 'ridge_on_table', 'pursuit_on_table', 'ebm_of', 'ebm_on_table',
+           'gam_on_table', 'boosting_loss', 'boosting_on_table', 'lightgbm_of', 'lightgbm_loss', 'lightgbm_on_table',
+           'forest_of', 'forest_on_table', 'process_kernel', 'process_of', 'climb_evidence', 'best_process',
+           'process_on_table', 'perceptron_of', 'train_perceptron', 'mlp_loss', 'mlp_on_table', 'machine_loss',
+           'machine_search', 'machine_tree', 'machine_on_table', 'one_thread', 'timed_fit', 'rival_in_units',
+           'fit_ours', 'table_scores', 'table_row', 'table_cells', 'method_study', 'installed_methods',
+           'table_rivals_studies', 'table_ours_studies', 'summarise_tables', 'method_ranks', 'corrected_test',
+           'paired_errors', 'error_texts']
 
 # %% ../../nbs/tables/07_rivals.ipynb #tr-002
 import math
@@ -410,7 +411,7 @@ def forest_on_table(x, y, seed) -> TableFit:
 EXACT_ROWS = 2000 # rows up to which a process is exact; above, inducing points
 INDUCING = 500 # inducing points
 START_ROWS = 400 # rows on which kernels and starts are compared
-START_STEPS = 50 # steps of Adam of each
+PROCESS_START_STEPS = 50 # steps of Adam of each
 GP_STEPS = {700: 300, 1200: 120, EXACT_ROWS: 60, math.inf: 60} # rows up to which: steps of Adam
 
 def process_kernel(
@@ -479,7 +480,7 @@ def best_process(
     for start in grid(kind=('rbf', 'matern'), width=(.5, 2.)):
         kernel = process_kernel(start['kind'], start['width']*math.sqrt(X.shape[1]), X.shape[1])
         model = process_of(kernel, X[some], Y[some])
-        evidence = climb_evidence(model, START_STEPS)
+        evidence = climb_evidence(model, PROCESS_START_STEPS)
         if np.isfinite(evidence): found.append((evidence, start['kind'], model))
     if not found: raise ArithmeticError('no start of the process has a finite evidence')
     return max(found, key=lambda one: one[0])[1:]
