@@ -12,7 +12,7 @@ __all__ = ['EXCEL', 'UTF16', 'SEPARATORS', 'FIRST_ROWS', 'GAPS', 'MARKS', 'LEAST
            'searched_model', 'ridge_model', 'boosting_model', 'own_model', 'constant_model', 'Judged', 'judge',
            'row_losses', 'mean_error', 'score_row', 'Scores', 'planned_folds', 'score_lesson', 'plot_held_out',
            'plot_sureness', 'embedded', 'described_columns', 'verdict_words', 'score_words', 'confusion',
-           'report_parts', 'digits', 'percent', 'write_table_report', 'new_column', 'new_rows', 'applied']
+           'report_parts', 'digits', 'percent', 'write_table_report', 'new_column', 'new_rows', 'applied', 'fit_lesson']
 
 # %% ../../nbs/tables/08_report.ipynb #repo-03
 import base64
@@ -25,6 +25,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +128,8 @@ def read_text_file(
             frame = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, index_col=False,
                                 skipinitialspace=True)
     except (ValueError, pd.errors.ParserWarning) as e:
-        raise ValueError(f'table={str(path)!r} cannot be read as CSV: {e}') from None
+        reason = str(e).removeprefix('Error tokenizing data. C error: ')
+        raise ValueError(f'table={str(path)!r} cannot be read as CSV: {reason}') from None
     frame.columns = names + [f'column {i + 1}' for i in range(len(names), frame.shape[1])]
     if separator != ',': notes.append(f'fields are separated by a {SEPARATORS[separator]}')
     return DataFile(path, frame, separator != ',', notes)
@@ -598,7 +600,7 @@ SHOWN_LEVELS = 4 # of a category, the most frequent
 def described_columns(
     est:ModularBase, # fitted to the lesson
     lesson:Lesson, # what was learned
-) -> list[dict]: # of each column name, kind, gaps, values, far
+) -> list[dict]: # of each column name, kind, gaps, shown, far
     "What was read, column by column; `far` is the part of its rows that was pulled in."
     weight = np.ones(len(lesson.y)) if lesson.weight is None else lesson.weight
     far = pulled_in(est.columns_.encode(lesson.X), weight, est.scale_)
@@ -614,7 +616,7 @@ def described_columns(
         else:
             low, middle, high = values.quantile([0, .5, 1])
             kind, shown = 'numbers', f'{low:.4g} … {middle:.4g} … {high:.4g}'
-        out.append(dict(name=name, kind=kind, gaps=gaps, values=shown, far=float(beyond[0])))
+        out.append(dict(name=name, kind=kind, gaps=gaps, shown=shown, far=float(beyond[0])))
     return out
 
 # %% ../../nbs/tables/08_report.ipynb #repo-64
@@ -622,13 +624,14 @@ def verdict_words(
     est:ModularBase, # fitted, with a reading
 ) -> str: # one or two sentences
     "Whether the modules are to be read, for a person who does not know the method."
-    if not est.n_modules_: return f'No module was found: {est.doubt_}. The prediction above does not depend on this.'
+    if not est.n_modules_: return f'No module was found: {est.doubt_}. The prediction does not depend on this.'
     count = 'One module was' if est.n_modules_ == 1 else f'{est.n_modules_} modules were'
     if est.found_:
         return (f'{count} found, and searches from other starts found them again: their directions may be read as a '
                 'property of the table, not of the search. They tell what goes together, not what causes what.')
+    longer = ' A longer search may settle it: --effort usual, or thorough.'*(est.effort == 'quick')
     return (f'{count} proposed, but do not read them: {est.doubt_}. Another search, or other rows, could show other '
-            'modules that predict as well. The prediction above does not depend on this.')
+            f'modules that predict as well. The prediction does not depend on this.{longer}')
 
 # %% ../../nbs/tables/08_report.ipynb #repo-65
 def score_words(
@@ -639,6 +642,9 @@ def score_words(
     loss = 'log_loss' if lesson.classes else 'rmse'
     table = scores.table[scores.table.model != 'constant'].dropna(subset=[loss])
     best, others = table.loc[table[loss].idxmin()], scores.table.set_index('model').against
+    if others.constant != 'worse than ours':
+        return ('On these rows modscale is not clearly better than a constant: what there is to learn, if anything, it '
+                'did not learn.' + f' The smallest error is that of {best.model}.'*(best.model != 'modscale'))
     if best.model != 'modscale':
         clear = 'clearly better' if best.against == 'better' else 'a little better, not by more than chance explains'
         return f'On this table {best.model} is {clear}: use it if only the prediction counts.'
@@ -678,7 +684,7 @@ def report_parts(
     held = (plot_sureness if lesson.classes else plot_held_out)(lesson, scores)
     pairs = confusion(lesson, scores) if lesson.classes and len(np.unique(lesson.y)) <= LARGEST_CONFUSION else None
     return dict(modules=drawing, held_out=embedded(held), summary=summary(est), verdict=verdict_words(est),
-                found=est.found_, confusion=pairs, columns=described_columns(est, lesson),
+                found=est.found_, count=est.n_modules_, columns=described_columns(est, lesson), confusion=pairs,
                 sentence=score_words(lesson, scores), drawn=min(DRAWN, len(scores.rows)))
 
 # %% ../../nbs/tables/08_report.ipynb #repo-68
@@ -701,15 +707,15 @@ def write_table_report(
     model:str|Path|None=None, # where the model was saved
 ) -> Path: # the page
     "Write one self-contained page: what was read, the scores, the modules with their verdict, how to go on."
-    from jinja2 import Environment, FileSystemLoader
+    from jinja2 import Environment
     from modscale import __version__
-    env = Environment(autoescape=True, loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True,
-                      lstrip_blocks=True)
+    env = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     env.filters.update(digits=digits, percent=percent)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore') # of fonts without a character, and such
         parts = report_parts(est, lesson, scores)
-    page = env.get_template('report.html').render(
+    template = (files('modscale.tables')/'report.html').read_text(encoding='utf-8')
+    page = env.from_string(template).render(
         lesson=lesson, rows=len(lesson.y), scores=scores, lines=scores.table.to_dict('records'), level=LEVEL,
         model=None if model is None else Path(model).name, version=__version__, effort=est.effort,
         seconds=sum(est.seconds_.values()), classes=np.unique(lesson.y) if lesson.classes else None,
@@ -768,3 +774,18 @@ def applied(
     twice = [one for one in made if one in file.frame]
     if twice: raise ValueError(f'table={str(file.path)!r} has a column {twice[0]!r} already: rename it')
     return pd.concat([file.frame.reset_index(drop=True), pd.DataFrame(made)], axis=1)
+
+# %% ../../nbs/tables/08_report.ipynb #repo-735
+def fit_lesson(
+    lesson:Lesson, # what to learn; gets the warnings as notes
+    effort='usual', # 'quick', 'usual', 'thorough' or seconds
+    seed:int=0, # of every choice
+) -> ModularBase: # fitted to all rows; its `target_` is the name of the target
+    "The model that is kept."
+    est = lesson.estimator(effort, seed)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter('always')
+        est.fit(lesson.X, lesson.y, lesson.weight)
+    lesson.notes += sorted({str(one.message) for one in told if issubclass(one.category, UserWarning)})
+    est.target_ = lesson.target
+    return est
