@@ -10,7 +10,7 @@ from modscale.app.cli import main
 from modscale.tables import report
 from modscale.tables.estimators import ModularBase
 from modscale.tables.report import (FOLDS, Judged, Lesson, fold_numbers, lesson_of, mean_error, read_data_file,
-                                    score_row, score_words)
+                                    row_folds, score_row, score_words)
 
 def made(n=120, seed=0):
     "A bent mix of two columns, a category, gaps, weights, a name a row, and a class."
@@ -216,6 +216,15 @@ def test_folds(n, rare):
         counts = np.bincount(fold[y == one], minlength=FOLDS)
         assert counts.max() - counts.min() <= 1
     assert np.ptp(np.bincount(fold_numbers(np.arange(n), FOLDS, False, 3))) <= 1
+
+def test_equal_rows_are_held_out_together(tmp_path):
+    pd.concat([made(40), made(40)[:30]]).to_csv(tmp_path/'twice.csv', index=False)
+    lesson = lesson_of(read_data_file(tmp_path/'twice.csv'), 'y', drop=('name',))
+    fold, repeats = row_folds(lesson, 0)
+    alike = lesson.X.assign(y=lesson.y).duplicated()
+    assert repeats == alike.sum() == 30
+    folds = pd.Series(fold).groupby([lesson.X.x, lesson.X.z.fillna(9), lesson.y]).nunique()
+    assert (folds == 1).all()
 
 def test_scores_are_those_of_scikit_learn():
     from sklearn.metrics import accuracy_score, log_loss, mean_squared_error, r2_score

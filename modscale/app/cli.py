@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Figure', 'Output', 'STUDIES', 'Dataset', 'COMMANDS', 'RESUMED', 'print_table', 'drawable', 'save_figure',
-           'reproduce_command', 'Claims', 'Predict', 'Plan', 'writable', 'check_apart', 'Progress', 'effort_given',
-           'Fit', 'Apply', 'RunSweep', 'SweepStatus', 'Sweep', 'train_command', 'Bench', 'command_types', 'parse',
-           'main']
+           'reproduce_command', 'Claims', 'Predict', 'Plan', 'writable', 'check_apart', 'Stages', 'effort_given',
+           'FitTable', 'ApplyModel', 'RunSweep', 'SweepStatus', 'Sweep', 'train_command', 'Bench', 'command_types',
+           'parse', 'main']
 
 # %% ../../nbs/app/04_cli.ipynb #34-003
 import contextlib
@@ -179,13 +179,14 @@ def writable(
 
 Output = Annotated[Path|None, AfterValidator(writable)]
 
+# %% ../../nbs/app/04_cli.ipynb #34-01645
 def check_apart(**paths:Path|None): # raises `ValueError` where one file would replace another
     there = {name: path.resolve() for name, path in paths.items() if path}
     for (a, first), (b, second) in itertools.combinations(there.items(), 2):
         if first == second: raise ValueError(f'{a} and {b} must be different files, got {str(paths[b])!r} twice')
 
 # %% ../../nbs/app/04_cli.ipynb #34-0165
-class Progress:
+class Stages:
     "Says on standard error what is done now, and since when."
     def __init__(self): self.begin = time.perf_counter()
 
@@ -209,7 +210,7 @@ def effort_given(
 
 # %% ../../nbs/app/04_cli.ipynb #34-0167
 @settings
-class Fit:
+class FitTable:
     "Learn a column of a table from the others, score it on rows not seen against ridge and boosting, and save it."
     table:Positional[Path] # CSV of any separator, or Parquet; the first row names the columns
     target:str # column to predict: numbers are predicted, text is sorted into classes
@@ -225,7 +226,7 @@ class Fit:
     def __call__(self):
         from modscale.tables.report import fit_lesson, planned_folds, score_lesson, verdict_words, write_table_report
         check_apart(table=self.table, save=self.save, report=self.report)
-        tell, lesson = Progress(), self.lesson()
+        tell, lesson = Stages(), self.lesson()
         tell(f'read {len(lesson.y)} rows, {lesson.X.shape[1]} columns to learn from, of {self.table}')
         for note in lesson.notes: tell(f'note: {note}')
         told, effort = len(lesson.notes), effort_given(self.effort, len(planned_folds(lesson)) + 1)
@@ -250,7 +251,7 @@ class Fit:
 
 # %% ../../nbs/app/04_cli.ipynb #34-0168
 @settings
-class Apply:
+class ApplyModel:
     "Predict the rows of a table by a saved model; prints the table with the predictions as its last columns."
     model:Positional[Path] # a file that `modscale fit --save` wrote
     table:Positional[Path] # CSV or Parquet with the columns of the fit, in any order, others beside them
@@ -405,8 +406,8 @@ class Bench:
         if self.out: store_bench(table, self.out, self.name, self.repeat)
 
 # %% ../../nbs/app/04_cli.ipynb #34-008
-COMMANDS = dict(reproduce=reproduce_command, claims=Claims, predict=Predict, plan=Plan, fit=Fit,
-                apply=Apply, sweep=Sweep, train=train_command, bench=Bench)
+COMMANDS = dict(reproduce=reproduce_command, claims=Claims, predict=Predict, plan=Plan, fit=FitTable,
+                apply=ApplyModel, sweep=Sweep, train=train_command, bench=Bench)
 
 def command_types(
     args:list[str] # of the command line

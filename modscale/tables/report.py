@@ -8,10 +8,10 @@ __all__ = ['EXCEL', 'UTF16', 'SEPARATORS', 'FIRST_ROWS', 'GAPS', 'MARKS', 'LEAST
            'TREES', 'MODELS', 'LEVEL', 'LEAST_CHANCE', 'CLEAR', 'DRAWN', 'SURE', 'LEAST_GROUP', 'LARGEST_DRAWING',
            'SHOWN_LEVELS', 'LARGEST_CONFUSION', 'file_text', 'rows_of', 'separator_of', 'check_header', 'DataFile',
            'read_text_file', 'read_data_file', 'numbers_of', 'tidy_column', 'no_use', 'categories_of', 'Lesson',
-           'target_of', 'weight_of', 'learnable_columns', 'lesson_of', 'fold_numbers', 'ridge_columns',
-           'searched_model', 'ridge_model', 'boosting_model', 'own_model', 'constant_model', 'Judged', 'judge',
+           'target_of', 'weight_of', 'learnable_columns', 'lesson_of', 'fold_numbers', 'row_folds', 'ridge_columns',
+           'searched_model', 'ridge_model', 'boosting_model', 'own_model', 'constant_model', 'Judged', 'judge_model',
            'row_losses', 'mean_error', 'score_row', 'Scores', 'planned_folds', 'score_lesson', 'plot_held_out',
-           'plot_sureness', 'embedded', 'described_columns', 'verdict_words', 'score_words', 'confusion',
+           'plot_sureness', 'embedded', 'described_columns', 'verdict_words', 'score_words', 'confusion_table',
            'report_parts', 'digits', 'percent', 'write_table_report', 'new_column', 'new_rows', 'applied', 'fit_lesson']
 
 # %% ../../nbs/tables/08_report.ipynb #repo-03
@@ -336,6 +336,17 @@ def fold_numbers(
         fold[count[at] < folds] = -1
     return fold
 
+# %% ../../nbs/tables/08_report.ipynb #repo-335
+def row_folds(
+    lesson:Lesson, # what to learn
+    seed:int, # of the choice
+) -> tuple[np.ndarray, int]: # the fold of each row, shape (n,); how many rows repeat an earlier one
+    "Folds of rows, equal rows in one."
+    keys = pd.util.hash_pandas_object(lesson.X.assign(**{'the target': lesson.y}), index=False)
+    group, _ = pd.factorize(keys)
+    first = np.unique(group, return_index=True)[1]
+    return fold_numbers(lesson.y[first], FOLDS, lesson.classes, seed)[group], len(group) - len(first)
+
 # %% ../../nbs/tables/08_report.ipynb #repo-34
 def ridge_columns(
     X:pd.DataFrame, # numbers and categories
@@ -401,11 +412,14 @@ def own_model(X, y, weight, classes, effort, seed): # fitted
     kind = ModularClassifier if classes else ModularRegressor
     return kind(effort, read=False, missing='indicator', random_state=seed).fit(X, y, weight)
 
+# %% ../../nbs/tables/08_report.ipynb #repo-385
 def constant_model(X, y, weight, classes, effort, seed): # fitted
     "The mean, or the share of each class."
     from sklearn.dummy import DummyClassifier, DummyRegressor
     return (DummyClassifier(strategy='prior') if classes else DummyRegressor()).fit(X, y, sample_weight=weight)
 
+
+# %% ../../nbs/tables/08_report.ipynb #repo-386
 MODELS = dict(modscale=own_model, ridge=ridge_model, boosting=boosting_model, constant=constant_model)
 
 # %% ../../nbs/tables/08_report.ipynb #repo-40
@@ -430,7 +444,7 @@ class Judged:
         self.spread[at], self.interval[at] = model.predict(X, return_std=True)[1], model.predict_interval(X, LEVEL)
 
 # %% ../../nbs/tables/08_report.ipynb #repo-41
-def judge(
+def judge_model(
     name:str, # of MODELS
     lesson:Lesson, # what to learn
     fold:np.ndarray, # of each row, shape (n,)
@@ -526,13 +540,15 @@ def score_lesson(
     tell:Callable=lambda text: None, # is told what is done now
 ) -> Scores:
     "Ours against ridge, boosting and a constant, on the same held-out rows."
-    held, fold, said = planned_folds(lesson), fold_numbers(lesson.y, FOLDS, lesson.classes, seed), {}
+    held, said = planned_folds(lesson), {}
+    fold, repeats = row_folds(lesson, seed)
     rows = np.flatnonzero(np.isin(fold, held))
     how = f'{len(rows)} rows, ' + ('each fifth in turn by a model of the others' if len(held) > 1 else 'a fifth held '
                                    f'out from the start; models saw the other {len(lesson.y) - len(rows)}')
+    if repeats: how += f'; {repeats} rows repeat others, and equal rows were held out together'
     for name in MODELS:
         tell(f'scoring {name} on rows not seen')
-        said[name] = judge(name, lesson, fold, held, effort, seed)
+        said[name] = judge_model(name, lesson, fold, held, effort, seed)
     rows_of_table = [dict(model=name) | score_row(lesson, one, said['modscale']) for name, one in said.items()]
     return Scores(pd.DataFrame(rows_of_table), said['modscale'], rows, how)
 
@@ -653,7 +669,7 @@ def score_words(
     return 'The error of modscale is clearly the smallest.'
 
 # %% ../../nbs/tables/08_report.ipynb #repo-66
-def confusion(
+def confusion_table(
     lesson:Lesson, # what was learned
     scores:Scores, # of `score_lesson`, of classes
 ) -> pd.DataFrame: # counts: the class it is in rows, the class said in columns
@@ -682,7 +698,8 @@ def report_parts(
             drawing = embedded(fig)
             plt.close(fig)
     held = (plot_sureness if lesson.classes else plot_held_out)(lesson, scores)
-    pairs = confusion(lesson, scores) if lesson.classes and len(np.unique(lesson.y)) <= LARGEST_CONFUSION else None
+    few = lesson.classes and len(np.unique(lesson.y)) <= LARGEST_CONFUSION
+    pairs = confusion_table(lesson, scores) if few else None
     return dict(modules=drawing, held_out=embedded(held), summary=summary(est), verdict=verdict_words(est),
                 found=est.found_, count=est.n_modules_, columns=described_columns(est, lesson), confusion=pairs,
                 sentence=score_words(lesson, scores), drawn=min(DRAWN, len(scores.rows)))
