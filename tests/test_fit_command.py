@@ -255,5 +255,5 @@ def test_the_sentence_is_fair():
     assert 'clearly the smallest' in words(['', worse, worse, worse], [1, 2, 3, 4])
     assert 'ridge cannot be told' in words(['', same, worse, worse], [1, 2, 3, 4])
     assert 'ridge is clearly better' in words(['', 'better', worse, worse], [2, 1, 3, 4])
-    assert 'boosting is a little better' in words(['', worse, same, worse], [2, 3, 1.9, 4])
+    assert 'boosting; modscale cannot be told' in words(['', worse, same, worse], [2, 3, 1.9, 4])
     assert 'not clearly better than a constant' in words(['', same, worse, same], [2, 1.9, 3, 2])

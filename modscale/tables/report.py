@@ -397,6 +397,7 @@ def ridge_model(X, y, weight, classes, effort, seed): # fitted
 
 # %% ../../nbs/tables/08_report.ipynb #repo-37
 TREES = [dict(learning_rate=[.05, .15], max_leaf_nodes=[4], min_samples_leaf=[5], max_iter=[150]),
+         dict(learning_rate=[.03], max_leaf_nodes=[12], min_samples_leaf=[5], max_iter=[200]),
          dict(learning_rate=[.05, .15], max_leaf_nodes=[31], min_samples_leaf=[20], max_iter=[150])] # searched
 
 def boosting_model(X, y, weight, classes, effort, seed): # fitted
@@ -661,9 +662,9 @@ def score_words(
     if others.constant != 'worse than ours':
         return ('On these rows modscale is not clearly better than a constant: what there is to learn, if anything, it '
                 'did not learn.' + f' The smallest error is that of {best.model}.'*(best.model != 'modscale'))
-    if best.model != 'modscale':
-        clear = 'clearly better' if best.against == 'better' else 'a little better, not by more than chance explains'
-        return f'On this table {best.model} is {clear}: use it if only the prediction counts.'
+    if best.against == 'better':
+        return f'On this table {best.model} is clearly better than modscale: use it if only the prediction counts.'
+    if best.model != 'modscale': return f'The smallest error is that of {best.model}; modscale cannot be told from it.'
     near = [name for name in table.model if others[name] == 'no clear difference']
     if near: return f'The smallest error is that of modscale; {" and ".join(near)} cannot be told from it.'
     return 'The error of modscale is clearly the smallest.'
