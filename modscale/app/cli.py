@@ -216,7 +216,8 @@ class FitTable:
     target:str # column to predict: numbers are predicted, text is sorted into classes
     report:Output = None # write a page about it: one HTML file
     save:Output = None # keep the model in this file, for `modscale apply`
-    effort:str = 'usual' # quick, usual or thorough; or seconds for all fits together, which a large table exceeds
+    # quick, usual or thorough; or about how many seconds for all fits; modules to be read and rivals come on top
+    effort:str = 'usual'
     drop:tuple[str, ...] = () # columns not to learn from
     weight:str|None = None # column that says how much a row counts
     classify:bool = False # take the numbers of the target as names of classes

@@ -484,6 +484,7 @@ def row_losses(
     _, at = np.unique(lesson.y, return_inverse=True)
     return -np.log(judged.predicted[np.arange(len(at)), at].clip(LEAST_CHANCE))
 
+# %% ../../nbs/tables/08_report.ipynb #repo-435
 def mean_error(
     values:np.ndarray, # of rows, shape (n,)
     weight:np.ndarray, # of the same, shape (n,)
