@@ -528,6 +528,7 @@ class Scores:
     rows:np.ndarray # which rows were held out, shape (held,)
     how:str # in words
 
+# %% ../../nbs/tables/08_report.ipynb #repo-455
 def planned_folds(
     lesson:Lesson, # what to learn
 ) -> list[int]: # folds to hold out in turn
@@ -712,6 +713,7 @@ def digits(value) -> str: # to three or four digits; nothing for a missing one
     if value is None or value != value: return ''
     return f'{value:.0f}' if 1000 <= abs(value) < 1e7 else f'{value:.4g}'
 
+# %% ../../nbs/tables/08_report.ipynb #repo-685
 def percent(value) -> str: # nothing for a missing one
     "A share for a page."
     if value is None or value != value: return ''
