@@ -691,13 +691,13 @@ def report_parts(
     scores:Scores, # of `score_lesson`
 ) -> dict: # for the template
     "The pictures and the text of the page."
-    from modscale.tables.pictures import plot_modules, summary
+    from modscale.tables.pictures import plot_reading, summary
     drawing = None
     if est.reading_ is not None and est.n_modules_:
         import matplotlib
         with matplotlib.rc_context({'backend': 'agg'}):
             import matplotlib.pyplot as plt
-            fig = plot_modules(est, lesson.X)
+            fig = plot_reading(est, lesson.X)
             drawing = embedded(fig)
             plt.close(fig)
     held = (plot_sureness if lesson.classes else plot_held_out)(lesson, scores)
