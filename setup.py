@@ -22,7 +22,8 @@ setup(
     author=cfg['author'], author_email=cfg['author_email'], license=cfg['license'], project_urls={'Repository': cfg['git_url']},
     keywords=words('keywords'), classifiers=['Programming Language :: Python :: 3'], python_requires='>=' + cfg['min_python'],
     packages=find_packages(include=[cfg['lib_name'], cfg['lib_name'] + '.*']),
-    package_data={cfg['lib_name'] + '.app': ['*.html', '*.csv']},                      # the report's template, the claims
+    package_data={cfg['lib_name'] + '.app': ['*.html', '*.csv'],      # the report's template, the claims
+                  cfg['lib_name'] + '.tables': ['*.html']},           # the template of a table's report
     install_requires=words('requirements'),
     extras_require={**{extra: words(f'{extra}_requirements') for extra in extras},
                     'dev': words('dev_requirements') + [name for extra in tested for name in words(f'{extra}_requirements')]},
