@@ -225,8 +225,9 @@ html_copy_source = False
 '''
 
 # %% ../../nbs/app/05_docs.ipynb #90-041
-ROOMS = dict(base='What all rooms share', nets='Networks and tasks', rule='The rule', sine='Sine waves',
-             images='Images side by side', lab='Laboratory', app='Applications') # where the folder's name is no title
+ROOMS = dict(base='What all rooms share', nets='Networks and tasks', rule='The rule', tables='Your own tables',
+             sine='Sine waves', images='Images side by side', lab='Laboratory',
+             app='Applications') # where the folder's name is no title
 
 def contents(
     pages:list[str], # names in reading order, the index first
