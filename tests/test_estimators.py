@@ -291,11 +291,12 @@ def test_no_module_and_no_target_that_varies_come_back_too(tmp_path):
         back = ModularBase.load(tmp_path/'model')
         assert (back.predict(X) == model.predict(X)).all() and np.array_equal(back.left_out_, model.left_out_, True)
 
-def test_saving_twice_writes_the_same_file(tmp_path):
-    model = shared('small')
-    model.save(tmp_path/'a')
+def test_saving_what_was_loaded_writes_the_same(tmp_path):
+    from safetensors import safe_open
+    shared('small').save(tmp_path/'a')
     ModularBase.load(tmp_path/'a').save(tmp_path/'b')
-    assert (tmp_path/'a').read_bytes() == (tmp_path/'b').read_bytes()
+    a, b = (safe_open(tmp_path/name, 'np').metadata() for name in 'ab') # their order in the file is left to chance
+    assert a == b and len(a['sha256']) == 64 # and arrays have the same hash
 
 def test_a_damaged_file_is_refused(tmp_path):
     shared('small').save(tmp_path/'model')
