@@ -271,7 +271,7 @@ def pick_device(
     "The device by name; 'auto' takes CUDA when there is one. Raises `ValueError` when it is unknown or not there."
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == 'auto': device = 'cuda' if there else 'cpu'
-    if not re.fullmatch(r'cpu|cuda(:\d+)?', device):
+    if not isinstance(device, str) or not re.fullmatch(r'cpu|cuda(:\d+)?', device):
         raise ValueError(f'device must be auto, cpu, cuda or cuda:N, got device={device!r}')
     if device != 'cpu' and (torch.device(device).index or 0) >= there:
         raise ValueError(f'device must be cpu or one of {there} CUDA devices that PyTorch sees, got device={device!r}')

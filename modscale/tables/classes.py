@@ -128,6 +128,11 @@ class ClassCommittee:
     temperature:float # of the average
     left_out:float # log loss of left-out rows, nats
 
+    @property
+    def members(self) -> list[Member]:
+        "Whose features are used."
+        return [one.member for one in self.fits]
+
     def log_probabilities(self, t:torch.Tensor) -> np.ndarray:
         "At t (n, r), shape (n, c)."
         p = sum(w*np.exp(log_softmax(one.logits(t), 1)) for one, w in zip(self.fits, self.blend))

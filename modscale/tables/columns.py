@@ -602,7 +602,7 @@ def input_scale(
     values, vectors = np.linalg.eigh(covariance/weight.sum())
     kept = values > COLLINEAR*max(values[-1], COLLINEAR)
     basis = vectors[:, kept][:, ::-1]/math.sqrt(values[-1]) if kept.any() else np.zeros((m, 1))
-    return state | dict(basis=np.where(live[:, None], basis, 0.))
+    return state | dict(basis=np.ascontiguousarray(np.where(live[:, None], basis, 0.)))
 
 # %% ../../nbs/tables/01_columns.ipynb #tcol-068
 def scale_inputs(

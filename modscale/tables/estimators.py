@@ -14,6 +14,7 @@ import math
 import time
 import warnings
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +24,14 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from ..base.files import write_whole
-from ..base.symbols import choice, real_above, whole
+from ..base.symbols import choice, real_above
 from ..nets.train import pick_device
 from ..rule.descent import Data
 from ..rule.kernel import Kernel, project
 from .classes import ClassCommittee, Logistic, fit_classes, fit_logistic
 from .columns import MISSING, TAILS, Column, Columns, check_weights, class_labels, distinct_rows
 from .columns import input_scale, numeric_targets, scale_inputs, standard_targets
-from .committee import Committee, Effort, Member, assemble, climb, effort_of, row_weights
+from .committee import Committee, Effort, Member, assemble, climb_within, effort_of, row_weights
 from .reading import Reading, read_modules
 
 # %% ../../nbs/tables/05_estimators.ipynb #tabe-03
@@ -99,12 +100,17 @@ class ModularBase(BaseEstimator):
 
     def _reading(self) -> Reading:
         check_is_fitted(self)
+        if self.reading_ is None and not self.rungs_: raise ValueError('no modules were sought: y was constant in fit')
         if self.reading_ is None: raise ValueError('no modules were sought: fit with read=True, got read=False')
         return self.reading_
 
     def _scaled(self, X) -> torch.Tensor: # float32, shape (n, r)
         check_is_fitted(self)
-        return table_tensor(scale_inputs(self.columns_.encode(X, self), self.scale_), pick_device(self.device))
+        return table_tensor(scale_inputs(self.columns_.encode(X, self), self.scale_), self._device())
+
+    def _device(self) -> torch.device: # where the fit is: after `load` the CPU
+        if self.reading_ is not None: return self.reading_.fit.theta.device
+        return torch.device('cpu') if self.committee_ is None else self.committee_.members[0].theta.device
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -121,8 +127,11 @@ def check_parameters(
     est:ModularBase, # whose parameters to check
 ) -> Effort: # what may be spent
     "Raises `ValueError` naming the parameter and its value."
-    if not isinstance(est.n_modules, str): whole('n_modules', est.n_modules)
-    else: choice('n_modules', est.n_modules, ('auto',))
+    for name in ('n_modules', 'module_dim'):
+        value = getattr(est, name)
+        count = isinstance(value, Integral) and not isinstance(value, bool) and value >= 1
+        if not count and not (isinstance(value, str) and value == 'auto'):
+            raise ValueError(f"{name} must be 'auto' or a whole number of at least 1, got {name}={value!r}")
     choice('module_dim', est.module_dim, ('auto', 1, 2, 3))
     for name, allowed in dict(predictor=PREDICTORS, missing=MISSING, tails=TAILS, read=(True, False),
                               standardize=(True, False)).items():
@@ -191,8 +200,8 @@ def fit_prediction(
     "A committee of many modules, or the modules to be read with the error that as many have on rows not seen."
     b = 1 if est.predictor == 'modules' and est.module_dim == 'auto' else est.module_dim
     K = est.n_modules_ if est.predictor == 'modules' else est.n_modules
-    if K: rungs, fold = climb(table.data, effort, b, K, table.seed)
-    else: rungs, fold = climb(table.data, replace(effort, most=0, wide=0), b, 'auto', table.seed)
+    if K: rungs, fold = climb_within(table.data, effort, b, K, table.seed)
+    else: rungs, fold = climb_within(table.data, replace(effort, most=0, wide=0), b, 'auto', table.seed)
     weight = row_weights(table.data)[fold >= 0]
     only = [rungs[-1]] if est.predictor == 'modules' else rungs
     est.committee_ = assemble(only, weight)
@@ -213,6 +222,10 @@ def fit_table(
     est.seconds_ = {}
     if not table.live.any():
         est.rungs_, est.left_out_ = [], math.nan
+        est.found_, est.doubt_ = False, 'y is constant'
+        est.n_modules_, est.linear_share_ = 0, 0.
+        est.shares_ = est.agreement_ = np.zeros(0)
+        est.directions_ = est.directions_original_ = np.zeros((0, len(est.column_names_)))
         return None
     if est.read or est.predictor == 'modules': read_table_modules(est, table, effort)
     est.seconds_['reading'] = time.perf_counter() - begin
@@ -251,7 +264,8 @@ class ModularRegressor(RegressorMixin, ModularBase):
         """Lower and upper ends of intervals that hold y with probability `level`, shape (n, 2), or (n, 2, d).
 
         Their length comes from the tails of left-out residuals, not from a normal law."""
-        if real_above('level', level, 0) >= 1: raise ValueError(f'level must be below 1, got level={level!r}')
+        if np.ndim(level) or real_above('level', level, 0) >= 1:
+            raise ValueError(f'level must be one number below 1, got level={level!r}')
         mean, spread = self.predict(X, return_std=True)
         times = np.zeros(len(self.live_))
         if self.committee_ is not None: times[self.live_] = self.committee_.quantile(level)
@@ -334,9 +348,10 @@ class ModularClassifier(ClassifierMixin, ModularBase):
     def _linear(self, reading, t): return self._in_log_odds(reading).linear(t)
 
     def _in_log_odds(self, reading):
-        theta = self.module_fit_.theta
+        theta = self.module_fit_.theta # what predicts divides log odds by its temperature
+        theta = theta/self.committee_.temperature if self.predictor == 'modules' else theta
         theta = theta[:, 1:] - theta[:, :1] if theta.shape[1] == 2 else theta # of two classes the second less the first
-        return replace(reading, fit=replace(reading.fit, theta=torch.as_tensor(theta)))
+        return replace(reading, fit=replace(reading.fit, theta=torch.as_tensor(theta, device=self._device())))
 
 MODULE_PRIOR = 10. # variance of the coefficients of modules that are to be read: the second of PRIORS
 
