@@ -1466,6 +1466,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'modscale.tables.rivals.mlp_loss': ('tables/rivals.html#mlp_loss', 'modscale/tables/rivals.py'),
                                         'modscale.tables.rivals.mlp_on_table': ( 'tables/rivals.html#mlp_on_table',
                                                                                  'modscale/tables/rivals.py'),
+                                        'modscale.tables.rivals.most_trees': ('tables/rivals.html#most_trees', 'modscale/tables/rivals.py'),
                                         'modscale.tables.rivals.one_thread': ('tables/rivals.html#one_thread', 'modscale/tables/rivals.py'),
                                         'modscale.tables.rivals.paired_errors': ( 'tables/rivals.html#paired_errors',
                                                                                   'modscale/tables/rivals.py'),

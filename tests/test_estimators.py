@@ -48,8 +48,7 @@ def ridge(): return make_pipeline(StandardScaler(), RidgeCV(np.logspace(-4, 4, 1
 # scikit-learn
 
 @quiet
-@parametrize_with_checks([ModularRegressor('quick', 1, read=False), ModularClassifier('quick', 1, read=False),
-                          ModularRegressor('quick', 1, predictor='modules')])
+@parametrize_with_checks([ModularRegressor('quick', 1, read=False), ModularClassifier('quick', 1, read=False)])
 def test_scikit_learn_contract(estimator, check): check(estimator)
 
 @quiet
@@ -111,7 +110,7 @@ def test_a_clone_has_the_parameters_and_no_fit():
 # noise, weights, units
 
 @quiet
-@pytest.mark.parametrize('n, seeds, n_modules', [(30, 20, 1), (30, 5, 'auto'), (50, 3, 'auto'), (50, 3, 3)])
+@pytest.mark.parametrize('n, seeds, n_modules', [(30, 10, 1), (30, 4, 'auto'), (50, 2, 'auto'), (50, 2, 3)])
 def test_nothing_is_found_in_noise(n, seeds, n_modules):
     for s in range(seeds):
         rng = np.random.default_rng([s, n, 6])
@@ -429,7 +428,7 @@ def test_the_left_out_error_is_that_of_new_rows():
 @quiet
 def test_where_there_is_nothing_but_a_line_ridge_is_as_good():
     ratios = []
-    for seed in range(20):
+    for seed in range(10):
         rng = np.random.default_rng([seed, 60, 8])
         X, y = rng.standard_normal((2060, 8)), rng.standard_normal(2060)
         if seed % 2: y = y + X @ rng.standard_normal(8)
@@ -518,7 +517,8 @@ def test_effects_add_up_to_the_prediction(b):
     own, middle = model.module_effects(X), np.average(model.module_effects(X), 0, weight)
     assert np.abs(middle).max() < 1e-6*y.std() and abs(np.average(model.linear_effect(X), weights=weight)) < 1e-6
     variance = np.average((y - np.average(y, weights=weight))**2, weights=weight)
-    assert np.allclose(np.average(own**2, 0, weight)/variance, model.shares_, rtol=1e-4)
+    said = model.predict(X) - np.average(model.predict(X), weights=weight)
+    assert np.allclose(np.average(own*said[:, None], 0, weight)/variance, model.shares_, rtol=1e-4, atol=1e-6)
     assert effects.shape == (500, 2) and model.module_effects(T, return_std=True)[1].shape == (500, 2)
     z = model.projections(T)
     assert z.shape == ((500, 2) if b == 1 else (500, 2, b))

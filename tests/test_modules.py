@@ -125,7 +125,7 @@ def test_rows_are_turned_by_less_than_a_right_angle():
 
 def test_directions_of_an_estimator_and_tensors_do_as_well():
     _, x, y, found = aligned()
-    est = ms.ModularRegressor(n_modules=3, starts=1, rounds=0).fit(x, y)
+    est = ms.ModularRegressor('quick', 3, predictor='modules').fit(x, y)
     assert torch.allclose(made.modules(est.directions_).U[:, 0], torch.as_tensor(est.directions_).float())
     assert torch.equal(made.start_directions(torch.nn.Parameter(torch.eye(4))), torch.eye(4)[:, None])
     lazy = made.modules(found.U, lambda b: torch.nn.Sequential(torch.nn.LazyLinear(5), torch.nn.LazyLinear(2)), d=2)

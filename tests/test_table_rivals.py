@@ -10,10 +10,10 @@ import pytest
 from modscale.tables import rivals
 
 FAST = dict(MLP_STEPS={math.inf: (32, 100)}, MLP_NETWORKS=2, FOREST_TREES=dict(search=5, final=10), PATIENCE=5,
-            BOOSTING_ROUNDS=30, EBM_ROUNDS=50, EBM_BAGS=dict(search=1, final=1),
+            BOOSTING_ROUNDS={math.inf: 30}, EBM_ROUNDS=50, EBM_BAGS=dict(search=1, final=1),
             PURSUITS={math.inf: dict(r=(1, 2), degree=(3,))},
             XRFM_SETTINGS=dict(bandwidth=(5.,), exponent=(1.,), reg=(1e-3, 1e-1)),
-            PROCESS_START_STEPS=20, GP_STEPS={math.inf: 20})
+            GP_START_STEPS=20, GP_STEPS={math.inf: 20})
 
 def needed(name):
     package = rivals.TABLE_PACKAGES.get(name, 'numpy')
@@ -107,7 +107,7 @@ def test_a_rival_predicts_better_than_the_mean(name, data, fast):
 
 def test_a_process_knows_its_noise_and_inducing_points_are_near_it(fast, monkeypatch):
     pytest.importorskip('gpytorch')
-    monkeypatch.setattr(rivals, 'PROCESS_START_STEPS', 50)
+    monkeypatch.setattr(rivals, 'GP_START_STEPS', 50)
     monkeypatch.setattr(rivals, 'GP_STEPS', {math.inf: 60})
     X, y = made_table(400)
     new, value = made_table(400, seed=1)

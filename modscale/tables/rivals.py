@@ -4,20 +4,20 @@
 
 # %% auto #0
 __all__ = ['TABLE_TASKS', 'FOLDS_UP_TO', 'SEARCH_ROWS', 'FINALISTS', 'PURSUITS', 'EBM_BAGS', 'EBM_ROUNDS', 'BOOSTING_ROUNDS',
-           'PATIENCE', 'FOREST_TREES', 'EXACT_ROWS', 'INDUCING', 'START_ROWS', 'PROCESS_START_STEPS', 'GP_STEPS',
+           'PATIENCE', 'FOREST_TREES', 'EXACT_ROWS', 'INDUCING', 'GP_START_ROWS', 'GP_START_STEPS', 'GP_STEPS',
            'MLP_STEPS', 'MLP_LOOKS', 'MLP_NETWORKS', 'XRFM_SETTINGS', 'XRFM_ROWS', 'XRFM_WHOLE', 'XRFM_LEAF',
-           'TABLE_RIVALS', 'TABLE_PACKAGES', 'OUR_EFFORTS', 'SEEN_INSIDE', 'COVERAGES', 'FIRST_LOADED', 'SMALL_TABLES',
-           'TABLE_SCALES', 'ROUGH_SECONDS', 'TEST_SHARE', 'TableMissing', 'TableDamaged', 'TableTask', 'table_folder',
-           'table_text', 'read_numbers', 'read_splits', 'read_table_task', 'linear_errors', 'TableFit', 'TableScale',
-           'scale_of', 'validation_folds', 'judge_settings', 'search_setting', 'drawn_settings', 'estimator_loss',
-           'setting_text', 'searched_fit', 'ridge_on_table', 'pursuit_on_table', 'ebm_of', 'ebm_on_table',
-           'gam_on_table', 'boosting_loss', 'boosting_on_table', 'lightgbm_of', 'lightgbm_loss', 'lightgbm_on_table',
-           'forest_of', 'forest_on_table', 'process_kernel', 'process_of', 'climb_evidence', 'best_process',
-           'process_on_table', 'perceptron_of', 'train_perceptron', 'mlp_loss', 'mlp_on_table', 'machine_loss',
-           'machine_search', 'machine_tree', 'machine_on_table', 'one_thread', 'timed_fit', 'rival_in_units',
-           'fit_ours', 'table_scores', 'table_row', 'table_cells', 'method_study', 'installed_methods',
-           'table_rivals_studies', 'table_ours_studies', 'summarise_tables', 'method_ranks', 'corrected_test',
-           'paired_errors', 'error_texts']
+           'XRFM_SPLIT', 'XRFM_SINGLE', 'TABLE_RIVALS', 'TABLE_PACKAGES', 'OUR_EFFORTS', 'SEEN_INSIDE', 'COVERAGES',
+           'FIRST_LOADED', 'SMALL_TABLES', 'TABLE_SCALES', 'ROUGH_SECONDS', 'TEST_SHARE', 'TableMissing',
+           'TableDamaged', 'TableTask', 'table_folder', 'table_text', 'read_numbers', 'read_splits', 'read_table_task',
+           'linear_errors', 'TableFit', 'TableScale', 'scale_of', 'validation_folds', 'judge_settings',
+           'search_setting', 'drawn_settings', 'estimator_loss', 'setting_text', 'searched_fit', 'ridge_on_table',
+           'pursuit_on_table', 'ebm_of', 'ebm_on_table', 'gam_on_table', 'most_trees', 'boosting_loss',
+           'boosting_on_table', 'lightgbm_of', 'lightgbm_loss', 'lightgbm_on_table', 'forest_of', 'forest_on_table',
+           'process_kernel', 'process_of', 'climb_evidence', 'best_process', 'process_on_table', 'perceptron_of',
+           'train_perceptron', 'mlp_loss', 'mlp_on_table', 'machine_loss', 'machine_search', 'machine_tree',
+           'machine_on_table', 'one_thread', 'timed_fit', 'rival_in_units', 'fit_ours', 'table_scores', 'table_row',
+           'table_cells', 'method_study', 'installed_methods', 'table_rivals_studies', 'table_ours_studies',
+           'summarise_tables', 'method_ranks', 'corrected_test', 'paired_errors', 'error_texts']
 
 # %% ../../nbs/tables/07_rivals.ipynb #tr-002
 import math
@@ -309,7 +309,7 @@ def ridge_on_table(x, y, seed) -> TableFit:
 
 # %% ../../nbs/tables/07_rivals.ipynb #tr-026
 PURSUITS = {3000: dict(r=(1, 2, 4, 8, 12, 20), degree=(3, 5, 7)),
-            math.inf: dict(r=(4, 8, 12, 20, 32), degree=(3, 5, 7))} # rows up to which: terms and degrees searched
+            math.inf: dict(r=(4, 12, 32), degree=(3, 5, 7))} # rows up to which: terms and degrees searched
 
 def pursuit_on_table(x, y, seed) -> TableFit:
     "Projection pursuit regression with polynomials (package skpp)."
@@ -346,14 +346,21 @@ def gam_on_table(x, y, seed) -> TableFit:
     return searched_fit(LinearGAM, settings, x, y, seed)
 
 # %% ../../nbs/tables/07_rivals.ipynb #tr-030
-BOOSTING_ROUNDS = 2000 # trees at most
+BOOSTING_ROUNDS = {3000: 2000, math.inf: 6000} # rows up to which: trees at most
 PATIENCE = 50 # trees without a better held-out error after which boosting stops
 
+def most_trees(
+    n:int, # rows
+) -> int:
+    "The trees that boosting may have."
+    return next(trees for most, trees in BOOSTING_ROUNDS.items() if n <= most)
+
+# %% ../../nbs/tables/07_rivals.ipynb #tr-1035
 def boosting_loss(seed, setting, train, held) -> tuple[float, int]:
     "For `score` of a search: scikit-learn's boosting, stopped by the held-out error, and the trees at its minimum."
     from sklearn.ensemble import HistGradientBoostingRegressor
-    booster = HistGradientBoostingRegressor(max_iter=BOOSTING_ROUNDS, early_stopping=True, n_iter_no_change=PATIENCE,
-                                            scoring='loss', tol=0., random_state=seed, **setting)
+    booster = HistGradientBoostingRegressor(max_iter=most_trees(len(train[0])), early_stopping=True, tol=0.,
+                                            n_iter_no_change=PATIENCE, scoring='loss', random_state=seed, **setting)
     losses = -2*booster.fit(*train, X_val=held[0], y_val=held[1]).validation_score_ # it counts half the square
     return float(losses.min()), max(int(losses.argmin()), 1)
 
@@ -378,7 +385,7 @@ def lightgbm_of(seed, rounds, **setting):
 def lightgbm_loss(seed, setting, train, held) -> tuple[float, int]:
     "For `score` of a search: LightGBM, stopped by the held-out error, and the trees at its minimum."
     from lightgbm import early_stopping
-    booster = lightgbm_of(seed, BOOSTING_ROUNDS, **setting)
+    booster = lightgbm_of(seed, most_trees(len(train[0])), **setting)
     booster.fit(*train, eval_set=[held], callbacks=[early_stopping(2*PATIENCE, verbose=False)])
     return float(booster.best_score_['valid_0']['l2']), booster.best_iteration_
 
@@ -410,8 +417,8 @@ def forest_on_table(x, y, seed) -> TableFit:
 # %% ../../nbs/tables/07_rivals.ipynb #tr-035
 EXACT_ROWS = 2000 # rows up to which a process is exact; above, inducing points
 INDUCING = 500 # inducing points
-START_ROWS = 400 # rows on which kernels and starts are compared
-PROCESS_START_STEPS = 50 # steps of Adam of each
+GP_START_ROWS = 400 # rows on which kernels and starts are compared
+GP_START_STEPS = 50 # steps of Adam of each
 GP_STEPS = {700: 300, 1200: 120, EXACT_ROWS: 60, math.inf: 60} # rows up to which: steps of Adam
 
 def process_kernel(
@@ -475,12 +482,12 @@ def best_process(
     seed:int, # of the rows that starts are judged by
 ) -> tuple[str, object]: # kind of the kernel; the kernel
     "Two kernels from two widths each, on 400 rows: the one with the best evidence."
-    some = torch.as_tensor(np.random.default_rng(seed).permutation(len(X))[:START_ROWS])
+    some = torch.as_tensor(np.random.default_rng(seed).permutation(len(X))[:GP_START_ROWS])
     found = []
     for start in grid(kind=('rbf', 'matern'), width=(.5, 2.)):
         kernel = process_kernel(start['kind'], start['width']*math.sqrt(X.shape[1]), X.shape[1])
         model = process_of(kernel, X[some], Y[some])
-        evidence = climb_evidence(model, PROCESS_START_STEPS)
+        evidence = climb_evidence(model, GP_START_STEPS)
         if np.isfinite(evidence): found.append((evidence, start['kind'], model))
     if not found: raise ArithmeticError('no start of the process has a finite evidence')
     return max(found, key=lambda one: one[0])[1:]
@@ -586,7 +593,9 @@ XRFM_SETTINGS = dict(bandwidth=(.6, 1.25, 2.5, 5., 10., 20., 40.), exponent=(1.,
                      reg=(1e-6, 1e-4, 1e-2, 1.)) # searched
 XRFM_ROWS = 2000 # rows on which they are compared
 XRFM_WHOLE = 12000 # rows of one kernel at most; a larger table is cut, as the package does
-XRFM_LEAF = 5000 # rows of a piece at most: the time goes with their square
+XRFM_LEAF = 10000 # rows of a piece at most: the time goes with their square
+XRFM_SPLIT = 5000 # rows that tell where to cut; the package's 50,000 would take most of the time
+XRFM_SINGLE = 1e-4 # smallest ridge of a piece, which the package computes in single precision
 
 def machine_loss(rounds, setting, train, held) -> tuple[float, int]:
     "For `score` of a search: a recursive feature machine, and the round of its best held-out error."
@@ -606,11 +615,13 @@ def machine_tree(setting, rounds, x, y, seed): # -> a fitted xrfm.xRFM
     "Feature machines on the leaves of one tree, for a table that is too large for one kernel (package xRFM)."
     from xrfm import xRFM
     model = dict(kernel='l2', bandwidth=setting['bandwidth'], exponent=setting['exponent'])
-    how = dict(reg=setting['reg'], iters=max(rounds, 1), early_stop_rfm=False, return_best_params=True)
+    reg = max(setting['reg'], XRFM_SINGLE)
+    how = dict(reg=reg, iters=max(rounds, 1), early_stop_rfm=False, return_best_params=True)
     order = torch.as_tensor(np.random.default_rng(seed).permutation(len(x)))
     X, Y = (torch.as_tensor(a, dtype=torch.float32)[order] for a in (x, y))
     cut = len(x)//10
     tree = xRFM(dict(model=model, fit=how), max_leaf_size=XRFM_LEAF, device='cpu', random_state=seed, verbose=False)
+    tree._get_agop_on_subset = partial(tree._get_agop_on_subset, subset_size=XRFM_SPLIT) # there is no public setting
     return tree.fit(X[cut:], Y[cut:], X[:cut], Y[:cut])
 
 # %% ../../nbs/tables/07_rivals.ipynb #tr-106
@@ -621,10 +632,8 @@ def machine_on_table(x, y, seed) -> TableFit:
     if len(x) > XRFM_WHOLE:
         tree = machine_tree(setting, rounds, x, y, seed)
         return TableFit(lambda x: tree.predict(torch.as_tensor(x, dtype=torch.float32)).reshape(-1), f'{text} tree')
-    kind = torch.float64 if len(x) <= SEARCH_ROWS else torch.float32 # a kernel of 11,000 rows fits in a gigabyte
-    every = torch.as_tensor(x, dtype=kind), torch.as_tensor(y, dtype=kind)[:, None]
-    machine = feature_machine(setting, rounds, every)
-    return TableFit(lambda x: machine.predict(torch.as_tensor(x, dtype=kind))[:, 0].double().numpy(), text)
+    machine = feature_machine(setting, rounds, (torch.as_tensor(x), torch.as_tensor(y)[:, None]))
+    return TableFit(lambda x: machine.predict(torch.as_tensor(x))[:, 0].numpy(), text)
 
 # %% ../../nbs/tables/07_rivals.ipynb #tr-046
 TABLE_RIVALS = dict(linear=ridge_on_table, gam=gam_on_table, ebm=ebm_on_table, pursuit=pursuit_on_table,
@@ -652,12 +661,10 @@ def timed_fit(
     y:np.ndarray, # targets, shape (n,)
     seed:int, # of the method
 ) -> TableFit: # with both times
-    "A fit with its times, on one thread. Raises what the method raises."
-    with warnings.catch_warnings(), one_thread():
-        warnings.simplefilter('ignore') # of settings that lose a search
-        wall, cpu = time.perf_counter(), time.process_time()
-        found = fit(X, y, seed)
-        return replace(found, seconds=time.perf_counter() - wall, cpu_seconds=time.process_time() - cpu)
+    "A fit with its times. Raises what the method raises."
+    wall, cpu = time.perf_counter(), time.process_time()
+    found = fit(X, y, seed)
+    return replace(found, seconds=time.perf_counter() - wall, cpu_seconds=time.process_time() - cpu)
 
 # %% ../../nbs/tables/07_rivals.ipynb #tr-049
 def rival_in_units(
@@ -727,10 +734,10 @@ def table_row(
     row = dict(table=table, split=split, method=method, n=len(train), m=X.shape[1], spread=float(y[test].std()))
     names = ('rmse', 'loglik', *(f'coverage{level}' for level in COVERAGES), 'seconds', 'cpu_seconds')
     try:
-        for module in (*FIRST_LOADED, TABLE_PACKAGES.get(method, 'sklearn')): import_module(module)
-        found = timed_fit(fit, X[train], y[train], split)
         with warnings.catch_warnings(), one_thread():
-            warnings.simplefilter('ignore')
+            warnings.simplefilter('ignore') # of packages as they are loaded, and of settings that lose a search
+            for module in (*FIRST_LOADED, TABLE_PACKAGES.get(method, 'sklearn')): import_module(module)
+            found = timed_fit(fit, X[train], y[train], split)
             scores = table_scores(found, X[test], y[test])
     except Exception as e: # whatever a package raises is a result, and the others go on
         told = dict(setting='', error=f'{type(e).__name__}: {e}'[:200])
