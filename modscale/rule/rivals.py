@@ -8,8 +8,8 @@ __all__ = ['FIT_STEPS', 'MACHINES', 'RIVALS', 'NEEDS', 'RIVAL_SETTINGS', 'RIVAL_
            'largest_terms', 'pursuit_rival', 'first_rows', 'sir_directions', 'phd_directions', 'kernel_ridge',
            'ridge_gradients', 'agop_directions', 'sir_rival', 'phd_rival', 'agop_rival', 'feature_machine',
            'xrfm_rival', 'projected_kernel', 'gp_rival', 'train_process', 'boosting_rival', 'ridge_rival',
-           'network_rival', 'installed_rivals', 'fit_rival', 'rival_task', 'summarise_rivals', 'compare_rivals',
-           'run_rivals', 'rival_cost', 'rivals_study', 'rival_texts']
+           'network_rival', 'installed', 'installed_rivals', 'fit_rival', 'rival_task', 'summarise_rivals',
+           'compare_rivals', 'run_rivals', 'rival_cost', 'rivals_study', 'rival_texts']
 
 # %% ../../nbs/rule/06_rivals.ipynb #23-003
 import sys
@@ -359,16 +359,23 @@ NEEDS = dict(pursuit=('skpp', 'projection-pursuit'), sir=('statsmodels.regressio
              phd=('statsmodels.regression.dimred', 'statsmodels'), xrfm=('xrfm', 'xrfm'),
              gp=('gpytorch', 'gpytorch'))
 
-def installed_rivals(
-    names:Sequence[str]|None=None, # of RIVALS; None: all
+def installed(
+    what:str, # 'rivals' or 'methods', for the error
+    names:Sequence[str]|None, # of `known`; None: all
+    known:Sequence[str], # names that there are
+    needs:dict[str, tuple[str, str]], # name to the module that it imports and the package that has it
 ) -> list[str]: # those whose packages are here
-    "Leave out rivals whose package is missing, and say so on stderr. Raises `ValueError` for unknown names."
-    names = list(RIVALS if names is None else names)
-    for name in names: choice('rivals', name, RIVALS)
-    missing = [name for name in names if name in NEEDS and not find_spec(NEEDS[name][0].split('.')[0])]
+    "Leave out names whose package is missing, and say so on stderr. Raises `ValueError` for unknown names."
+    names = list(known if names is None else names)
+    for name in names: choice(what, name, known)
+    missing = [name for name in names if name in needs and not find_spec(needs[name][0].split('.')[0])]
     for name in missing:
-        print(f"modscale: no {NEEDS[name][1]}, {name} is left out: pip install 'modscale[rivals]'", file=sys.stderr)
+        print(f"modscale: no {needs[name][1]}, {name} is left out: pip install 'modscale[rivals]'", file=sys.stderr)
     return [name for name in names if name not in missing]
+
+# %% ../../nbs/rule/06_rivals.ipynb #23-0165
+def installed_rivals(names:Sequence[str]|None=None) -> list[str]: # of RIVALS; None: all
+    return installed('rivals', names, RIVALS, NEEDS)
 
 # %% ../../nbs/rule/06_rivals.ipynb #23-017
 def fit_rival(

@@ -135,6 +135,10 @@ class Rung:
     spread:np.ndarray # the variance that this member expects there, shape (judged, d)
     seconds:float # that it took
 
+    def error(self, weight:np.ndarray) -> float:
+        "Mean squared left-out residual of rows of that weight, shape (judged,), mean over outputs."
+        return float(np.average((self.rest**2).mean(1), 0, weight))
+
 
 # %% ../../nbs/tables/02_committee.ipynb #comm-09b
 def others(
@@ -171,11 +175,12 @@ def fit_rung(
 def rungs_of(
     effort:Effort, # what may be spent
     b:int|str, # coordinates of a module, or 'auto'
-    K:int|str, # modules, or 'auto'
+    K:int|str, # modules, or 'auto'; 0: none
     r:int, # inputs
 ) -> list[list[tuple[int, int]]]: # ladders of (K, b), each to be climbed until a rung is no better
     "Numbers of modules to be tried."
     def ladder(most, b): return [(FIRST_RUNG << i, b) for i in range(most.bit_length()) if FIRST_RUNG << i <= most]
+    if K == 0: return []
     if K != 'auto': return [[(K, 1 if b == 'auto' else b)]]
     if b != 'auto': return [ladder(effort.most, b)]
     return [ladder(effort.most, 1)] + ([ladder(effort.wide, 2)] if r > 1 and effort.wide else [])
@@ -191,7 +196,6 @@ def climb(
     "Rung after rung, until one is no better than the one before it or time is short."
     begin, fold = time.perf_counter(), folds_of(len(data), effort.folds, seed)
     weight = row_weights(data)[fold >= 0]
-    def error(rung): return float(weight @ (rung.rest**2).mean(1))
     rungs = [fit_rung(data, fold, 0, 1, 0, seed)]
     for ladder in rungs_of(effort, b, K, data.x.shape[1]):
         last = None
@@ -199,7 +203,7 @@ def climb(
             left = effort.seconds - (time.perf_counter() - begin)
             if left < (SLOWER*last.seconds if last else 0): break
             rungs.append(fit_rung(data, fold, *size, effort.steps, seed))
-            if last is not None and error(rungs[-1]) >= error(last): break
+            if last is not None and rungs[-1].error(weight) >= last.error(weight): break
             last = rungs[-1]
     return rungs, fold
 
@@ -274,8 +278,8 @@ def assemble(
     ratio = rest/np.sqrt(spread)
     scale = np.sqrt(np.average(ratio**2, 0, weight)).clip(1e-12)
     tails = np.stack([weighted_tails(column, weight) for column in (np.abs(ratio)/scale).T], 1)
-    said = [dict(K=rung.K, b=rung.b, error=float(np.average((rung.rest**2).mean(1), 0, weight)), weight=float(w.mean()),
-                 seconds=rung.seconds) for rung, w in zip(rungs, blend)]
+    said = [dict(K=rung.K, b=rung.b, error=rung.error(weight), weight=float(w.mean()), seconds=rung.seconds)
+            for rung, w in zip(rungs, blend)]
     counts = [(rung, w) for rung, w in zip(rungs, blend) if w.max() > LIGHT]
     members = [one for rung, _ in counts for one in rung.members]
     shared = np.concatenate([np.tile(w/len(rung.members), (len(rung.members), 1)) for rung, w in counts])

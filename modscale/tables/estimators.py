@@ -28,7 +28,7 @@ from ..base.symbols import choice, real_above
 from ..nets.train import pick_device
 from ..rule.descent import Data
 from ..rule.kernel import Kernel, project
-from .classes import ClassCommittee, Logistic, fit_classes, fit_logistic
+from .classes import ClassCommittee, Logistic, features_at, fit_classes, fit_logistic
 from .columns import MISSING, TAILS, Column, Columns, check_weights, class_labels, distinct_rows
 from .columns import input_scale, numeric_targets, scale_inputs, standard_targets
 from .committee import Committee, Effort, Member, assemble, climb_within, effort_of, row_weights
@@ -200,13 +200,11 @@ def fit_prediction(
     "A committee of many modules, or the modules to be read with the error that as many have on rows not seen."
     b = 1 if est.predictor == 'modules' and est.module_dim == 'auto' else est.module_dim
     K = est.n_modules_ if est.predictor == 'modules' else est.n_modules
-    if K: rungs, fold = climb_within(table.data, effort, b, K, table.seed)
-    else: rungs, fold = climb_within(table.data, replace(effort, most=0, wide=0), b, 'auto', table.seed)
+    rungs, fold = climb_within(table.data, effort, b, K, table.seed)
     weight = row_weights(table.data)[fold >= 0]
-    only = [rungs[-1]] if est.predictor == 'modules' else rungs
-    est.committee_ = assemble(only, weight)
-    if est.predictor == 'modules': est.committee_.members = [est.reading_.fit]
-    if est.predictor == 'modules': est.committee_.blend = np.ones((1, table.data.Y.shape[1]))
+    est.committee_ = assemble(rungs[-1:] if est.predictor == 'modules' else rungs, weight)
+    if est.predictor == 'modules':
+        est.committee_.members, est.committee_.blend = [est.reading_.fit], np.ones((1, table.data.Y.shape[1]))
     est.rungs_, est.left_out_ = est.committee_.rungs, float(est.committee_.left_out.mean())
     return rungs, fold
 
@@ -315,7 +313,8 @@ class ModularClassifier(ClassifierMixin, ModularBase):
         c, weight = len(self.classes_), row_weights(table.data)
         self.module_fit_ = None
         if self.reading_ is not None:
-            self.module_fit_ = fit_logistic(self.reading_.fit, table.data.x, table.labels, weight, c, MODULE_PRIOR)
+            Phi = features_at(self.reading_.fit, table.data.x)
+            self.module_fit_ = fit_logistic(self.reading_.fit, Phi, table.labels, weight, c, MODULE_PRIOR)
         only = rungs[-1:] if self.predictor == 'modules' else rungs
         self.committee_ = fit_classes(only, table.data, table.labels, fold, c)
         if self.predictor == 'modules':

@@ -230,10 +230,10 @@ class Lesson:
     classes:bool # is y to be sorted into classes?
     notes:list[str] # what was done to the table
 
-    def estimator(self, effort='usual', seed:int=0, read:bool=True) -> ModularBase:
+    def estimator(self, effort='usual', seed:int=0) -> ModularBase:
         "An unfitted estimator for it."
         kind = ModularClassifier if self.classes else ModularRegressor
-        return kind(effort=effort, read=read, missing='indicator', random_state=seed)
+        return kind(effort=effort, missing='indicator', random_state=seed)
 
 # %% ../../nbs/tables/08_report.ipynb #repo-27
 def target_of(
@@ -438,11 +438,13 @@ class Judged:
     def see(self, model, at:np.ndarray, X:pd.DataFrame, classes:bool, seconds:float):
         "Take down what a fitted model says of the rows `at`."
         self.seconds += seconds
-        self.predicted[at] = model.predict_proba(X) if classes else model.predict(X)
-        if classes or not isinstance(model, ModularRegressor): return
+        if classes or not isinstance(model, ModularRegressor):
+            self.predicted[at] = model.predict_proba(X) if classes else model.predict(X)
+            return
         if self.spread is None:
             self.spread, self.interval = np.full(len(self.predicted), np.nan), np.full((len(self.predicted), 2), np.nan)
-        self.spread[at], self.interval[at] = model.predict(X, return_std=True)[1], model.predict_interval(X, LEVEL)
+        self.predicted[at], self.spread[at] = model.predict(X, return_std=True)
+        self.interval[at] = model.predict_interval(X, LEVEL)
 
 # %% ../../nbs/tables/08_report.ipynb #repo-41
 def judge_model(

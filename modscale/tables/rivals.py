@@ -16,13 +16,12 @@ __all__ = ['TABLE_TASKS', 'FOLDS_UP_TO', 'SEARCH_ROWS', 'FINALISTS', 'PURSUITS',
            'process_kernel', 'process_of', 'climb_evidence', 'best_process', 'process_on_table', 'perceptron_of',
            'train_perceptron', 'mlp_loss', 'mlp_on_table', 'machine_loss', 'machine_search', 'machine_tree',
            'machine_on_table', 'one_thread', 'timed_fit', 'rival_in_units', 'fit_ours', 'table_scores', 'table_row',
-           'table_cells', 'method_study', 'installed_methods', 'table_rivals_studies', 'table_ours_studies',
-           'summarise_tables', 'method_ranks', 'corrected_test', 'paired_errors', 'error_texts']
+           'table_cells', 'method_study', 'table_rivals_studies', 'table_ours_studies', 'summarise_tables',
+           'method_ranks', 'corrected_test', 'paired_errors', 'error_texts']
 
 # %% ../../nbs/tables/07_rivals.ipynb #tr-002
 import math
 import os
-import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -30,7 +29,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +38,7 @@ import torch
 from ..base.files import read_table
 from ..base.study import Study, grid, one_by_one, same_cost
 from ..base.symbols import choice, single
-from ..rule.rivals import feature_machine, linear_fit
+from ..rule.rivals import feature_machine, installed, linear_fit
 
 # %% ../../nbs/tables/07_rivals.ipynb #tr-004
 class TableMissing(FileNotFoundError): "A file of a table is not where it was looked for."
@@ -778,19 +776,6 @@ def method_study(
     return Study(f'tables_{method}', table_cells(scale, method, large_splits), run,
                  cost=partial(same_cost, ROUGH_SECONDS[method]), width=1)
 
-# %% ../../nbs/tables/07_rivals.ipynb #tr-056
-def installed_methods(
-    methods:Sequence[str]|None=None, # of TABLE_RIVALS; None: all
-) -> list[str]: # those whose packages are here
-    "Leave out methods whose package is missing, and say so on stderr. Raises `ValueError` for unknown names."
-    methods = list(TABLE_RIVALS if methods is None else methods)
-    for method in methods: choice('methods', method, TABLE_RIVALS)
-    missing = [method for method in methods if method in TABLE_PACKAGES and not find_spec(TABLE_PACKAGES[method])]
-    for method in missing:
-        print(f"modscale: no {TABLE_PACKAGES[method]}, {method} is left out: pip install 'modscale[rivals]'",
-              file=sys.stderr)
-    return [method for method in methods if method not in missing]
-
 # %% ../../nbs/tables/07_rivals.ipynb #tr-057
 def table_rivals_studies(
     scale:str='paper', # 'smoke': one split; 'quick': split 0 of the small tables; 'paper': all, 3 of a large one
@@ -799,8 +784,9 @@ def table_rivals_studies(
     large_splits:int|None=None, # splits of a large table; None: those of the scale
 ) -> list[Study]: # one a method
     "The rivals on tables. Raises `ValueError` for an unknown scale or method."
+    needs = {method: (package, package) for method, package in TABLE_PACKAGES.items()}
     return [method_study(partial(rival_in_units, TABLE_RIVALS[method]), method, scale, data_dir, large_splits)
-            for method in installed_methods(methods)]
+            for method in installed('methods', methods, TABLE_RIVALS, needs)]
 
 # %% ../../nbs/tables/07_rivals.ipynb #tr-058
 def table_ours_studies(
