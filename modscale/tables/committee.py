@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['MEMBER_ROWS', 'JUDGED_ROWS', 'FIRST_RUNG', 'ROW_CHUNK', 'EFFORTS', 'SLOWER', 'TAIL_LEVELS', 'LIGHT', 'DEARER',
            'Effort', 'effort_of', 'Member', 'reach', 'solve_member', 'fit_member', 'folds_of', 'Rung', 'others',
-           'fit_rung', 'rungs_of', 'climb', 'row_weights', 'blend_weights', 'weighted_tails', 'Committee', 'assemble',
-           'climb_within', 'fit_committee']
+           'judged_rung', 'fit_rung', 'rungs_of', 'climb', 'row_weights', 'blend_weights', 'weighted_tails',
+           'Committee', 'assemble', 'climb_within', 'fit_committee']
 
 # %% ../../nbs/tables/02_committee.ipynb #comm-02
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -37,11 +38,12 @@ class Effort:
     wide:int # modules of the last rung that sees two coordinates; 0: none
     rounds:int # exchanges of the search for modules that are to be read
     rows:int # on which their number is chosen
+    work:float # multiplications of one solve of a machine of columns (tables/03_machine)
     seconds:float=math.inf # after which no further rung is begun
 
 # %% ../../nbs/tables/02_committee.ipynb #comm-04
-EFFORTS = dict(quick=Effort(4, 8, 25, 0, 0, 512), usual=Effort(6, 16, 40, 0, 2, 1024),
-               thorough=Effort(10, 32, 60, 8, 10, 2048))
+EFFORTS = dict(quick=Effort(4, 8, 25, 0, 0, 512, 1e10), usual=Effort(6, 16, 40, 0, 2, 1024, 1.4e11),
+               thorough=Effort(8, 32, 50, 16, 10, 2048, 5e11))
 
 def effort_of(
     effort, # one of EFFORTS, or seconds
@@ -125,15 +127,16 @@ def folds_of(
     return fold
 
 # %% ../../nbs/tables/02_committee.ipynb #comm-09
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Rung:
-    "As many members as folds, with equally many modules each."
-    K:int # modules of a member
-    b:int # coordinates of a module
-    members:list[Member] # one a fold
+    "As many members as folds, of one kind."
+    name:str # of the kind
+    members:list # one a fold
     rest:np.ndarray # what is left of y by the member that has not seen the row, shape (judged, d)
     spread:np.ndarray # the variance that this member expects there, shape (judged, d)
     seconds:float # that it took
+    K:int=0 # modules of a member
+    b:int=0 # coordinates of a module
 
     def error(self, weight:np.ndarray) -> float:
         "Mean squared left-out residual of rows of that weight, shape (judged,), mean over outputs."
@@ -151,25 +154,39 @@ def others(
     return data[torch.as_tensor(at, device=data.x.device)].few(f, MEMBER_ROWS)
 
 # %% ../../nbs/tables/02_committee.ipynb #comm-10
-def fit_rung(
+def judged_rung(
     data:Data, # all rows
     fold:np.ndarray, # of `folds_of`
-    K:int, # modules of a member
-    b:int, # coordinates of a module
-    steps:int, # of a descent
-    seed:int, # of the starts
+    fit:Callable, # rows (Data) and the number of a member to something that predicts
+    name:str, # of the kind
+    K:int=0, # modules of a member
+    b:int=0, # coordinates of a module
 ) -> Rung: # judged on rows that its members have not seen
     "A member for each fold, fitted to the others."
     begin, members = time.perf_counter(), []
     rest, spread = np.zeros((2, len(fold), data.Y.shape[1]))
     for f in range(fold.max() + 1):
-        members.append(fit_member(others(data, fold, f), K, b, steps, seed + f))
+        members.append(fit(others(data, fold, f), f))
         held = torch.as_tensor(np.flatnonzero(fold == f), device=data.x.device)
         mean, variance = members[-1].predict(data.x[held])
         rest[held.cpu()] = (data.Y[held] - mean).cpu().numpy()
         spread[held.cpu()] = variance.cpu().numpy()
     judged = fold >= 0
-    return Rung(K, b, members, rest[judged], spread[judged], time.perf_counter() - begin)
+    return Rung(name, members, rest[judged], spread[judged], time.perf_counter() - begin, K, b)
+
+# %% ../../nbs/tables/02_committee.ipynb #comm-10b
+def fit_rung(
+    data:Data, # all rows
+    fold:np.ndarray, # of `folds_of`
+    K:int, # modules of a member; 0: the linear part alone
+    b:int, # coordinates of a module
+    steps:int, # of a descent
+    seed:int, # of the starts
+) -> Rung: # of searches
+    "A search for each fold."
+    name = f'{K} modules' + (f' of {b}' if b > 1 else '') if K else 'linear'
+    def fit(rows, f): return fit_member(rows, K, b, steps, seed + f)
+    return judged_rung(data, fold, fit, name, K, b if K else 0)
 
 # %% ../../nbs/tables/02_committee.ipynb #comm-11
 def rungs_of(
@@ -243,12 +260,12 @@ TAIL_LEVELS = np.linspace(0, 1, 1001) # at which quantiles of left-out residuals
 @dataclass(eq=False)
 class Committee:
     "An average of members, with the size and the tails of its left-out residuals."
-    members:list[Member] # of all rungs that count
+    members:list # of all rungs that count: what predicts mean and variance
     blend:np.ndarray # weight of each member for each output, shape (M, d)
     scale:np.ndarray # left-out residuals over what members expect, root mean square, shape (d,)
     tails:np.ndarray # quantiles at TAIL_LEVELS of |left-out residuals| over their root mean square, shape (1001, d)
     left_out:np.ndarray # mean squared left-out residual of each output, in its variance, shape (d,)
-    rungs:list=field(default_factory=list) # (K, b, error, weight, seconds) of each that was tried
+    rungs:list=field(default_factory=list) # (name, K, b, error, weight, seconds) of each that was tried
 
     def predict(self, t:torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         "Mean and standard deviation of standardised y at t (n, r), each of shape (n, d)."
@@ -278,8 +295,8 @@ def assemble(
     ratio = rest/np.sqrt(spread)
     scale = np.sqrt(np.average(ratio**2, 0, weight)).clip(1e-12)
     tails = np.stack([weighted_tails(column, weight) for column in (np.abs(ratio)/scale).T], 1)
-    said = [dict(K=rung.K, b=rung.b, error=rung.error(weight), weight=float(w.mean()), seconds=rung.seconds)
-            for rung, w in zip(rungs, blend)]
+    said = [dict(name=rung.name, K=rung.K, b=rung.b, error=rung.error(weight), weight=float(w.mean()),
+                 seconds=rung.seconds) for rung, w in zip(rungs, blend)]
     counts = [(rung, w) for rung, w in zip(rungs, blend) if w.max() > LIGHT]
     members = [one for rung, _ in counts for one in rung.members]
     shared = np.concatenate([np.tile(w/len(rung.members), (len(rung.members), 1)) for rung, w in counts])
