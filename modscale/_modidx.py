@@ -1178,6 +1178,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                            'modscale.tables.committee.Member.predict': ( 'tables/committee.html#member.predict',
                                                                                          'modscale/tables/committee.py'),
                                            'modscale.tables.committee.Rung': ('tables/committee.html#rung', 'modscale/tables/committee.py'),
+                                           'modscale.tables.committee.Rung.better': ( 'tables/committee.html#rung.better',
+                                                                                      'modscale/tables/committee.py'),
                                            'modscale.tables.committee.Rung.error': ( 'tables/committee.html#rung.error',
                                                                                      'modscale/tables/committee.py'),
                                            'modscale.tables.committee.assemble': ( 'tables/committee.html#assemble',

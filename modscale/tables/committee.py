@@ -142,6 +142,11 @@ class Rung:
         "Mean squared left-out residual of rows of that weight, shape (judged,), mean over outputs."
         return float(np.average((self.rest**2).mean(1), 0, weight))
 
+    def better(self, other:'Rung', weight:np.ndarray) -> bool:
+        "Is the squared or the absolute left-out residual smaller? A row far out decides the first alone."
+        mine, its = (np.average(np.abs(rung.rest).mean(1), 0, weight) for rung in (self, other))
+        return bool(mine < its) or self.error(weight) < other.error(weight)
+
 
 # %% ../../nbs/tables/02_committee.ipynb #comm-09b
 def others(
@@ -220,7 +225,7 @@ def climb(
             left = effort.seconds - (time.perf_counter() - begin)
             if left < (SLOWER*last.seconds if last else 0): break
             rungs.append(fit_rung(data, fold, *size, effort.steps, seed))
-            if last is not None and rungs[-1].error(weight) >= last.error(weight): break
+            if last is not None and not rungs[-1].better(last, weight): break
             last = rungs[-1]
     return rungs, fold
 
@@ -290,6 +295,9 @@ def assemble(
     "Blend the rungs, and measure what is left (tables/02_committee, steps 3 and 4)."
     d, rests = rungs[0].rest.shape[1], np.stack([rung.rest for rung in rungs], 2)
     blend = np.stack([blend_weights(rests[:, c], weight) for c in range(d)], 1) # (R, d)
+    kept = blend.max(1) > LIGHT
+    blend = np.where(kept[:, None], blend, 0.)
+    blend = blend/blend.sum(0) # before anything is measured: what is dropped later must not be in the error bars
     rest = np.einsum('ncr,rc->nc', rests, blend)
     spread = np.einsum('ncr,rc->nc', np.stack([rung.spread for rung in rungs], 2), blend)
     ratio = rest/np.sqrt(spread)
@@ -297,10 +305,10 @@ def assemble(
     tails = np.stack([weighted_tails(column, weight) for column in (np.abs(ratio)/scale).T], 1)
     said = [dict(name=rung.name, K=rung.K, b=rung.b, error=rung.error(weight), weight=float(w.mean()),
                  seconds=rung.seconds) for rung, w in zip(rungs, blend)]
-    counts = [(rung, w) for rung, w in zip(rungs, blend) if w.max() > LIGHT]
-    members = [one for rung, _ in counts for one in rung.members]
-    shared = np.concatenate([np.tile(w/len(rung.members), (len(rung.members), 1)) for rung, w in counts])
-    return Committee(members, shared/shared.sum(0), scale, tails, np.average(rest**2, 0, weight), said)
+    members = [one for rung, keep in zip(rungs, kept) if keep for one in rung.members]
+    shared = np.concatenate([np.tile(w/len(rung.members), (len(rung.members), 1))
+                             for rung, w, keep in zip(rungs, blend, kept) if keep])
+    return Committee(members, shared, scale, tails, np.average(rest**2, 0, weight), said)
 
 LIGHT = .01 # weight of a rung below which its members are not kept
 

@@ -633,7 +633,8 @@ def machine_search(x, y, seed, rounds=5) -> tuple[dict, int]:
 def machine_tree(setting, rounds, x, y, seed): # -> a fitted xrfm.xRFM
     "Feature machines on the leaves of one tree, for a table that is too large for one kernel (package xRFM)."
     from xrfm import xRFM
-    model = dict(kernel=setting['kernel'], diag=setting['kernel'] == 'l1', bandwidth=setting['bandwidth'], exponent=setting['exponent'])
+    model = dict(kernel=setting['kernel'], diag=setting['kernel'] == 'l1', bandwidth=setting['bandwidth'],
+                 exponent=setting['exponent'])
     reg = max(setting['reg'], XRFM_SINGLE)
     how = dict(reg=reg, iters=max(rounds, 1), early_stop_rfm=False, return_best_params=True)
     order = torch.as_tensor(np.random.default_rng(seed).permutation(len(x)))
@@ -814,7 +815,8 @@ def table_cells(
 
 # %% ../../nbs/tables/08_rivals.ipynb #tr-055
 ROUGH_SECONDS = dict(linear=.2, gam=20., ebm=60., pursuit=40., boosting=40., lightgbm=40., forest=20., gp=40., mlp=60.,
-                     xrfm=60., laplace=5., ours_quick=10., ours=60., ours_thorough=200., ours_many=60.) # a cell, for the progress bar
+                     xrfm=60., laplace=5., ours_quick=10., ours=60., ours_thorough=200.,
+                     ours_many=60.) # of a cell, for the progress bar
 
 def method_study(
     fit:Callable, # inputs, targets and a seed to a TableFit; its code is the version of the rows
