@@ -7,12 +7,14 @@ __all__ = ['LEAST_STUDIES', 'MAKERS', 'MEASURES', 'WHAT', 'FIRST_ORDER', 'SPEEDU
            'group_mean', 'pair_difference', 'largest', 'deviation', 'ridge_error', 'fig2_error', 'fig3_error',
            'hermite_ratio', 'worst_coverage', 'group_median', 'target', 'at_threshold', 'threshold', 'share_of_runs',
            'right_count', 'sample_facts', 'fact', 'family_gap', 'work_hours', 'mean_over_k', 'largest_gap', 'flatness',
-           'memory_at_8', 'read_claim', 'align_claims', 'speedup', 'speedup_claims', 'threshold_claims', 'all_claims',
-           'Run', 'read_run', 'find_runs', 'part_versions', 'claims_table']
+           'memory_at_8', 'read_claim', 'align_claims', 'speedup', 'speedup_claims', 'threshold_claims', 'table_rank',
+           'best_rank', 'table_mean', 'worst_against', 'coverage_off', 'table_claims', 'all_claims', 'Run', 'read_run',
+           'find_runs', 'part_versions', 'claims_table']
 
 # %% ../../nbs/app/01_claims.ipynb #31-003
 import io
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -30,6 +32,9 @@ from ..sine.align_study import COUNT_SIZES, TARGETS, THRESHOLDS, count_table, fa
 from ..sine.align_study import threshold_table
 from ..sine.samples_needed import sample_ratio, slopes, term_arms
 from ..sine.study import name_arms
+from ..tables.evidence import SECONDS_TARGETS, SUBSPACES, TABLE_TARGETS, complete_rows, method_ranks
+from ..tables.evidence import paired_errors
+from ..tables.rivals import OURS
 from ..theory.paper_figures import fig2_errors, fig3_errors
 
 # %% ../../nbs/app/01_claims.ipynb #31-009
@@ -422,12 +427,86 @@ def threshold_claims() -> list[Claim]:
                            f'worst of three noises, m = {m}, k = {k}', measure=right_count(m, k), sense='>=', bound=.9,
                            **about | dict(part='counts')) for m, k in COUNT_SIZES]
 
+# %% ../../nbs/app/01_claims.ipynb #31-02886
+def table_rank(
+    method:str, # whose
+    among:tuple=(), # methods that it is ranked among, itself included; (): all but others of ours
+) -> Callable: # table to (average rank, se, tables)
+    "Measure: the average rank of a method's mean error."
+    def measure(table):
+        rows = complete_rows(table)
+        others = [m for m in rows.method.unique() if m == method or m not in OURS]
+        ranks = method_ranks(rows[rows.method.isin(among or others)]).set_index('method')
+        if method not in ranks.index: raise LookupError(f'no rows of {method}')
+        row = ranks.loc[method]
+        return float(row['rank']), float(row.se), int(row.tables)
+    return measure
+
+# %% ../../nbs/app/01_claims.ipynb #31-02887
+def best_rank(table:pd.DataFrame) -> tuple[float, float, int]: # average rank of the best rival, se, tables
+    "Measure: the average rank of the best of all others, ranked with ours among them."
+    rows = complete_rows(table)
+    ranks = method_ranks(rows[(rows.method == 'ours') | ~rows.method.isin(list(OURS))])
+    row = ranks[ranks.method != 'ours'].iloc[0]
+    return float(row['rank']), float(row.se), int(row.tables)
+
+def table_mean(
+    name:str, # of the tables
+    value:str='rmse', # column
+    method:str='ours', # whose
+) -> Callable: # table to (mean over splits, se, splits)
+    "Measure: a mean over the splits of a table."
+    def measure(table):
+        rows = rows_where(table, dict(table=name, method=method))[value].dropna()
+        return float(rows.mean()), float(rows.sem()), len(rows)
+    return measure
+
+# %% ../../nbs/app/01_claims.ipynb #31-02888
+def worst_against(
+    other:str, # method
+) -> Callable: # table to (largest mean log ratio of errors over tables, its corrected standard error, tables)
+    "Measure: ours over another on the table where it does worst."
+    def measure(table):
+        pairs = paired_errors(table, 'ours', other)
+        row = pairs.loc[pairs.ratio.idxmax()]
+        half = (math.log(row.high) - math.log(row.low))/2 # of the interval of 95 %
+        return math.log(row.ratio), half/1.96, len(pairs)
+    return measure
+
+def coverage_off(table:pd.DataFrame) -> tuple[float, float, int]: # distance from .9, se over tables, tables
+    "Measure: how far intervals of 90 % are from holding 90 % of test rows, mean over tables."
+    means = rows_where(table, dict(method='ours')).groupby('table').coverage90.mean()
+    return float(abs(means.mean() - .9)), float(means.sem()), len(means)
+
+# %% ../../nbs/app/01_claims.ipynb #31-02889
+def table_claims() -> list[Claim]:
+    "Claims of tables/10_evidence."
+    about, claims = dict(notebook='tables/10_evidence', part='tables'), []
+    def claim(name, text, measure, bound, sense='<=', **more):
+        claims.append(Claim(id=f'tables.{name}', text=text, measure=measure, sense=sense, bound=bound, **about | more))
+    claim('rank', 'average rank among eleven rivals on people’s tables: at most half a rank behind the best of them',
+          table_rank('ours'), .5, against=best_rank)
+    claim('rank_many', 'without the machine of columns: average rank among five methods whose parts can be drawn',
+          table_rank('ours_many', ('linear', 'gam', 'ebm', 'pursuit', 'ours_many')), 1.5)
+    for name, bound in TABLE_TARGETS.items():
+        claim(f'rmse.{name}', f'{name}: test error, mean over splits', table_mean(name), bound)
+    for name, bound in SECONDS_TARGETS.items():
+        claim(f'seconds.{name}', f'{name}: processor seconds of a fit, reading included',
+              table_mean(name, 'cpu_seconds'), bound)
+    claim('never_worse_than_ridge', 'log ratio of errors to ridge on the worst table', worst_against('linear'), .02)
+    claim('coverage90', 'intervals of 90 %: distance of their coverage from .9, mean over tables', coverage_off, .03)
+    for name in SUBSPACES:
+        claim(f'subspace.{name}', f'{name}: length of the first gradient direction in the span of the modules',
+              group_mean('span', table=name), .99, '>=', part='tables_subspaces')
+    return claims
+
 # %% ../../nbs/app/01_claims.ipynb #31-029
 def all_claims() -> list[Claim]:
     "Every claim of the library."
     text = (Path(modscale.__file__).parent/'app'/'claims.csv').read_text(encoding='utf-8')
     rows = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False).to_dict('records')
-    return list(map(read_claim, rows)) + align_claims() + speedup_claims() + threshold_claims()
+    return list(map(read_claim, rows)) + align_claims() + speedup_claims() + threshold_claims() + \
+        table_claims()
 
 # %% ../../nbs/app/01_claims.ipynb #31-032
 @dataclass(frozen=True)

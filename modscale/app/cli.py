@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Figure', 'Output', 'STUDIES', 'Dataset', 'COMMANDS', 'RESUMED', 'print_table', 'drawable', 'save_figure',
            'reproduce_command', 'Claims', 'Predict', 'Plan', 'writable', 'check_apart', 'Stages', 'effort_given',
-           'FitTable', 'ApplyModel', 'RunSweep', 'SweepStatus', 'Sweep', 'train_command', 'Bench', 'command_types',
-           'parse', 'main']
+           'FitTable', 'ApplyModel', 'RunSweep', 'SweepStatus', 'KeepTables', 'Sweep', 'train_command', 'Bench',
+           'command_types', 'parse', 'main']
 
 # %% ../../nbs/app/04_cli.ipynb #34-003
 import contextlib
@@ -291,8 +291,9 @@ STUDIES = dict(
     ablation='sine.align_study:ablation_study',
     rivals='rule.rivals:rivals_study', images='images.study:fig4b_study', images_permuted='images.study:permuted_study',
     image_samples='images.study:image_samples_study', image_controls='images.study:image_controls_study',
-    image_rates='images.study:rates_study', tables='tables.rivals:table_rivals_studies',
-    tables_ours='tables.rivals:table_ours_studies') # name to module and function: scale to one `Study` or several
+    image_rates='images.study:rates_study', tables='tables.evidence:table_rivals_studies',
+    tables_ours='tables.evidence:table_ours_studies',
+    tables_subspaces='tables.evidence:subspaces_study') # name to module and function: scale to one `Study` or several
 
 # %% ../../nbs/app/04_cli.ipynb #cli-06015
 Dataset = Literal['digits', 'fashion-mnist', 'cifar10']
@@ -342,7 +343,7 @@ class RunSweep:
         studies = made if isinstance(made, list) else [made]
         cell = studies[0].cells[0]
         if room == 'images': import_module('modscale.images.data').load_images(cell['dataset'], self.data_dir, limit=10)
-        if room == 'tables': import_module('modscale.tables.rivals').read_table_task(cell['table'], self.data_dir)
+        if room == 'tables': import_module('modscale.tables.fixed_splits').read_table_task(cell['table'], self.data_dir)
         known = sorted({c.get('method') for study in studies for c in study.cells} - {None})
         for method in self.methods: choice('methods', method, known)
         if not self.methods: return studies
@@ -368,9 +369,21 @@ class SweepStatus:
 
 # %% ../../nbs/app/04_cli.ipynb #34-0701
 @settings
+class KeepTables:
+    "Store what sweeps of tables, tables_ours, tables_subspaces have found as a run that `modscale claims` reads."
+    stores:Positional[tuple[Path, ...]] # folders of sweeps
+    out:Path # folder of the run
+
+    def __call__(self):
+        from modscale.app.reproduce import keep_tables
+        rows = keep_tables(self.stores, self.out)
+        print(f'modscale: kept {len(rows)} rows, {self.out}')
+
+@settings
 class Sweep:
     "Run a grid of cells on processes or a cluster, going on after a kill; show how far it is."
-    action:Annotated[RunSweep, subcommand('run')]|Annotated[SweepStatus, subcommand('status')]
+    action:Annotated[RunSweep, subcommand('run')]|Annotated[SweepStatus, subcommand('status')]|Annotated[
+        KeepTables, subcommand('keep')]
 
     def __call__(self): self.action()
 
@@ -405,14 +418,17 @@ def train_command() -> type:
 @settings
 class Bench:
     "Time the library against named peers."
-    name:Positional[Literal['fnp', 'train', 'modular', 'align', 'import', 'denormals']] # what is timed
+    name:Positional[Literal['fnp', 'train', 'modular', 'align', 'import', 'denormals', 'tables']] # what is timed
     repeat:Count = 5 # interleaved repetitions, of which the median counts; tasks, where the rule meets its rivals
+    data_dir:Path|None = None # of `tables`: folder with other people's tables; None: $MODSCALE_DATA
     json:bool = False # print JSON
     out:Path|None = None # also keep the table there, with what made it
 
     def __call__(self):
         from modscale.app.bench import bench, store_bench
-        table = bench(self.name, self.repeat)
+        if self.data_dir is not None and self.name != 'tables':
+            raise ValueError(f'data_dir is for the benchmark tables, got data_dir={str(self.data_dir)!r}')
+        table = bench(self.name, self.repeat, self.data_dir)
         print_table(table, self.json)
         if self.out: store_bench(table, self.out, self.name, self.repeat)
 

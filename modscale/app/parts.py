@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FIG4B', 'Setup', 'as_it_is', 'Part', 'counts', 'theory_parts', 'seeded', 'scaled', 'one_figure', 'figure_parts',
-           'planner_parts', 'prediction_study', 'align_parts', 'sine_part', 'samples_of_text', 'samples_for_targets',
-           'draw_fig2', 'study_parts', 'draw_images', 'paper_fig4b', 'image_part', 'rate_means_table', 'image_parts',
-           'all_parts']
+           'planner_parts', 'table_parts', 'prediction_study', 'align_parts', 'sine_part', 'samples_of_text',
+           'samples_for_targets', 'draw_fig2', 'study_parts', 'draw_images', 'paper_fig4b', 'image_part',
+           'rate_means_table', 'image_parts', 'all_parts']
 
 # %% ../../nbs/app/00_parts.ipynb #parts-03
 import json
@@ -63,6 +63,7 @@ class Part:
     keep:Callable = as_it_is # the study's table to the one that is stored
     digest:Callable = as_it_is # table to the one that the report shows
     images:bool = False # does it read images?
+    tables:bool = False # does it read other people's tables? Then it runs only when it is named
 
     def sweep(self, setup:Setup) -> Study:
         "The part's study at a setup, under the part's name."
@@ -171,6 +172,26 @@ def planner_parts() -> list[Part]:
              digest=planner_study.summarise_heldout,
              caption='Typical error of predicted test losses at m = 9 after a fit to m ≤ 8, on synthetic studies from '
                      'the planner’s own law, which favours it; bars: intervals of the median of 95 %.')]
+
+# %% ../../nbs/app/00_parts.ipynb #parts-165
+def table_parts() -> list[Part]:
+    "tables/10_evidence: the estimators on people's tables."
+    from modscale.tables import evidence as e
+    def study(setup): return e.tables_study(setup.scale, setup.data_dir)
+    def subspaces(setup): return e.subspaces_study(setup.scale, setup.data_dir)
+    part = partial(Part, paper='The paper has no tables.', keep=e.without_twins, tables=True)
+    return [
+        part(name='tables', title='People’s tables', study=study, draw=one_figure('tables', e.plot_ranks),
+             digest=e.error_texts,
+             caption='Left: average rank of mean errors over tables, on the splits that all methods have; bars: one '
+                     'standard error over tables. Right: error over the best of all methods on a table, geometric mean '
+                     'over tables, against seconds of one thread, searches included; the linear method is above. Blue: '
+                     'methods whose parts can be drawn.'),
+        part(name='tables_subspaces', title='Simulations: where the gradients point', study=subspaces,
+             draw=one_figure('tables_subspaces', e.plot_subspaces),
+             caption='Length of the first gradient direction in the span of the modules (filled) and of a random '
+                     'span of as many dimensions (ticks); |cos| with the leading gradient of the prediction (hollow). '
+                     'A mark a seed.')]
 
 # %% ../../nbs/app/00_parts.ipynb #parts-16
 def prediction_study(
@@ -349,5 +370,5 @@ def image_parts() -> list[Part]:
 def all_parts() -> dict[str, Part]:
     "The parts by name, in the order in which they run."
     found = [*theory_parts(), *figure_parts(), *planner_parts(), *align_parts(), sine_part(), *study_parts(),
-             *image_parts()]
+             *table_parts(), *image_parts()]
     return {part.name: part for part in found}

@@ -6,7 +6,7 @@
 __all__ = ['OPENING', 'REPORT_SECONDS', 'figure_names', 'write_figure', 'write_part', 'part_record', 'write_run',
            'check_same_run', 'theory_sentence', 'sine_sentence', 'samples_sentence', 'images_sentence',
            'paper_sentence', 'five_sentences', 'section', 'number_text', 'write_report', 'report_stored', 'Growing',
-           'check_call', 'reproduce', 'redraw']
+           'check_call', 'reproduce', 'table_records', 'keep_tables', 'redraw']
 
 # %% ../../nbs/app/02_reproduce.ipynb #32-003
 import base64
@@ -16,6 +16,7 @@ import math
 import os
 import shlex
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -90,12 +91,13 @@ def write_run(
     seconds:float, # wall time of this call up to now
     before:dict, # run.json as it was before this call, empty if there was none
     peak:float, # most memory that the call's processes held so far, GiB
+    command:str|None=None, # that made it; None: `modscale reproduce` with this setup
 ) -> dict: # what was written
     "Write run.json; parts of earlier calls with the same setup are kept, wall times add up."
-    command = ['modscale', 'reproduce', '--scale', setup.scale, '--dataset', setup.dataset, '--seed', str(setup.seed)]
+    words = ['modscale', 'reproduce', '--scale', setup.scale, '--dataset', setup.dataset, '--seed', str(setup.seed)]
     # only if the images were read
     source = setup.images.source if 'images' in setup.__dict__ else before.get('images')
-    run = dict(command=shlex.join(command), scale=setup.scale, dataset=setup.dataset, seed=setup.seed, images=source,
+    run = dict(command=command or shlex.join(words), scale=setup.scale, dataset=setup.dataset, seed=setup.seed, images=source,
                device=setup.torch_device, wall_seconds=round(seconds + before.get('wall_seconds', 0), 2),
                peak_memory_gib=round(max(before.get('peak_memory_gib', 0), peak), 2),
                environment=environment(), parts=before.get('parts', {}) | done)
@@ -288,7 +290,7 @@ def check_call(
     if out.exists() and not out.is_dir(): raise ValueError(f'out must be a folder, got the file out={str(out)!r}')
     check_same_run(setup, out)
     setup.torch_device                                                # an unknown device is told now
-    wanted = [part for name, part in parts.items() if not only or name in only]
+    wanted = [part for name, part in parts.items() if (name in only if only else not part.tables)]
     if any(part.images for part in wanted): setup.images              # missing images too
     return wanted
 
@@ -296,7 +298,7 @@ def check_call(
 def reproduce(
     setup:Setup, # what is asked for
     out:str|Path='modscale-out', # output folder
-    only:list[str]|None=None, # names of parts; None: all of them
+    only:list[str]|None=None, # names of parts; None: all but those that need other people's tables
     progress:bool=True, # show a bar on stderr?
 ) -> pd.DataFrame: # the claims table
     """Compute, draw and report the parts of the paper at a scale; what `out` already holds is not computed again.
@@ -311,6 +313,49 @@ def reproduce(
     failed = [(one['study'], f) for one in read_status(out) if one['study'] in growing.parts for f in one['failures']]
     if failed: raise RuntimeError(f'{len(failed)} cells failed; the first, of {failed[0][0]}: {failed[0][1]}')
     return report_stored(out)
+
+# %% ../../nbs/app/02_reproduce.ipynb #32-0312
+def table_records(
+    stores:Sequence[Path], # folders of sweeps
+    studies:list[Study], # whose cells are kept
+) -> tuple[pd.DataFrame, list[dict]]: # the rows, in the order of the studies; what made them
+    "What sweeps hold of studies, by the present code."
+    tables, made = [], []
+    for folder in stores:
+        with open_store(folder, write=False) as store:
+            for study in studies:
+                table = store.table(study)
+                if not store.done(study): continue
+                tables.append(table)
+                made.append(store.made(study))
+    return (pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()), made
+
+# %% ../../nbs/app/02_reproduce.ipynb #32-0313
+def keep_tables(
+    stores:Sequence[Path], # folders of sweeps of tables, tables_ours, tables_subspaces
+    out:str|Path, # folder of the run
+) -> pd.DataFrame: # all rows
+    """Write what sweeps of tables hold as parts of a run: a long sweep of many methods need not be finished for that.
+
+    Raises `ValueError` where none holds a cell of the present code."""
+    from modscale.tables.evidence import subspaces_study, table_ours_studies, table_rivals_studies
+    setup, out = Setup(scale='paper', device='cpu'), Path(out)
+    done, kept = {}, []
+    for name, studies in dict(tables=[*table_ours_studies(), *table_rivals_studies()],
+                              tables_subspaces=[subspaces_study()]).items():
+        table, made = table_records(stores, studies)
+        if not made: continue
+        part = all_parts()[name]
+        kept.append(part.keep(table))
+        write_part(part, kept[-1], out)
+        total = dict(made[0], **{key: sum(one[key] for one in made) for key in ('seconds', 'wall_seconds', 'cells')},
+                     finished=max(one['finished'] for one in made))
+        done[name] = part_record(part, total, part_versions()[name])
+    if not done: raise ValueError(f'stores must hold cells of tables by the present code, got none in {list(stores)}')
+    run = read_run(out)
+    command = 'modscale sweep run tables (tables_ours, tables_subspaces) --scale paper; modscale sweep keep'
+    write_run(setup, done, out, 0., run.info if run else {}, 0., command)
+    return pd.concat(kept)
 
 # %% ../../nbs/app/02_reproduce.ipynb #32-0315
 def redraw(

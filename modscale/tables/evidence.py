@@ -6,8 +6,8 @@
 __all__ = ['TABLE_SCALES', 'ROUGH_SECONDS', 'ALL_METHODS', 'TEST_SHARE', 'STEP', 'SUBSPACES', 'SUBSPACE_SEEDS', 'TABLE_TARGETS',
            'SECONDS_TARGETS', 'table_cells', 'method_study', 'table_rivals_studies', 'table_ours_studies', 'any_row',
            'tables_study', 'summarise_tables', 'method_ranks', 'corrected_test', 'paired_errors', 'error_texts',
-           'gradient_direction', 'subspace_row', 'subspaces_study', 'against_targets', 'complete_rows', 'shortfall',
-           'method_colour', 'plot_ranks', 'plot_pairs']
+           'gradient_direction', 'subspace_row', 'subspaces_study', 'against_targets', 'complete_rows', 'without_twins',
+           'shortfall', 'method_colour', 'plot_ranks', 'plot_subspaces', 'plot_pairs']
 
 # %% ../../nbs/tables/10_evidence.ipynb #evid-02
 import math
@@ -256,6 +256,13 @@ def complete_rows(
     whole = rows.groupby(['table', 'split']).method.transform('nunique') == methods
     return rows[whole]
 
+# %% ../../nbs/tables/10_evidence.ipynb #evid-22b
+def without_twins(
+    table:pd.DataFrame, # of a store: settings of a cell, then its results
+) -> pd.DataFrame: # each column once
+    "What is stored of a study whose rows repeat their settings."
+    return table.loc[:, ~table.columns.duplicated()]
+
 # %% ../../nbs/tables/10_evidence.ipynb #evid-23
 def shortfall(
     rows:pd.DataFrame, # of `table_row`, complete
@@ -290,6 +297,22 @@ def plot_ranks(rows:pd.DataFrame): # of `table_row`; -> Figure
     axes[1].set(xscale='log', yscale='log', xlabel='processor seconds of a split, search included',
                 ylabel='error over the best on a table')
     axes[1].set_ylim(top=far.ratio.drop('linear', errors='ignore').max()*1.1)
+    fig.tight_layout()
+    return fig
+
+# %% ../../nbs/tables/10_evidence.ipynb #evid-255
+def plot_subspaces(rows:pd.DataFrame): # of `subspaces_study`; -> Figure
+    "The span of the modules and the prediction's leading gradient against the truth."
+    import matplotlib.pyplot as plt
+    fig, ax = plt.subplots(figsize=(6, 2.8))
+    tables = list(dict.fromkeys(rows.table))[::-1]
+    place = [tables.index(name) for name in rows.table]
+    ax.plot(rows.chance, place, '|', ms=12, color=COLOURS['monolithic'], label='random span')
+    ax.plot(rows.span, place, 'o', color=COLOURS['ours'], label='span of the modules')
+    ax.plot(rows['first'], place, 'o', mfc='none', color=COLOURS['kernel'], label='leading gradient')
+    ax.axvline(.99, color='k', lw=.8, ls=':')
+    ax.set(yticks=range(len(tables)), yticklabels=tables, xlim=(0, 1.02), xlabel='length of the first true direction')
+    ax.legend(frameon=False, fontsize=7, loc='center left')
     fig.tight_layout()
     return fig
 
