@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from modscale.tables import rivals
+from modscale.tables import evidence, fixed_splits, rivals
 
 FAST = dict(MLP_STEPS={math.inf: (32, 100)}, MLP_NETWORKS=2, FOREST_TREES=dict(search=5, final=10), PATIENCE=5,
             BOOSTING_ROUNDS={math.inf: 30}, EBM_ROUNDS=50, EBM_BAGS=dict(search=1, final=1),
             PURSUITS={math.inf: dict(r=(1, 2), degree=(3,))},
-            XRFM_SETTINGS=dict(bandwidth=(5.,), exponent=(1.,), reg=(1e-3, 1e-1)),
-            GP_START_STEPS=20, GP_STEPS={math.inf: 20})
+            XRFM_KERNELS=dict(l2=(1.,), l1=(1.,)), XRFM_SETTINGS=dict(bandwidth=(5.,), reg=(1e-3, 1e-1)),
+            LAPLACE_SETTINGS=dict(width=(3., 9.), ridge=(1e-3, 1e-1)), GP_START_STEPS=20, GP_STEPS={math.inf: 20})
 
 def needed(name):
     package = rivals.TABLE_PACKAGES.get(name, 'numpy')
@@ -43,11 +43,11 @@ def data(tmp_path, monkeypatch):
     return tmp_path
 
 def test_both_kinds_of_splits_are_read(data, monkeypatch):
-    X, y, folds = rivals.read_table_task('servo', data)
+    X, y, folds = fixed_splits.read_table_task('servo', data)
     assert X.shape == (60, 4) and np.array_equal(y, made_table()[1]) and np.array_equal(X, made_table()[0])
     assert [f.tolist() for f in folds] == [list(range(f, 60, 10)) for f in range(10)]
     monkeypatch.setenv('MODSCALE_DATA', str(data))
-    _, _, tests = rivals.read_table_task('yacht')
+    _, _, tests = fixed_splits.read_table_task('yacht')
     assert len(tests) == 20 and tests[1].tolist() == [6, 7, 8, 9, 10, 11]
 
 def test_other_targets_are_no_inputs(tmp_path):
@@ -56,15 +56,15 @@ def test_other_targets_are_no_inputs(tmp_path):
     (place/'naca0012.csv').write_text('x0,lift,drag\n' + ''.join(f'{i},{i + .5},{-i}\n' for i in range(20)))
     (place/'naca0012.fold.txt').write_text('\n'.join(str(i % 10) for i in range(20)))
     for target, wanted in (('lift', np.arange(20) + .5), ('drag', -np.arange(20.))):
-        X, y, _ = rivals.read_table_task(f'naca0012_{target}', tmp_path)
+        X, y, _ = fixed_splits.read_table_task(f'naca0012_{target}', tmp_path)
         assert np.array_equal(X[:, 0], np.arange(20)) and X.shape == (20, 1) and np.array_equal(y, wanted)
 
 def test_what_is_missing_is_named(data):
-    with pytest.raises(rivals.TableMissing, match='MODSCALE_DATA'): rivals.read_table_task('servo')
-    with pytest.raises(rivals.TableMissing, match='stock.csv'): rivals.read_table_task('stock', data)
+    with pytest.raises(fixed_splits.TableMissing, match='MODSCALE_DATA'): fixed_splits.read_table_task('servo')
+    with pytest.raises(fixed_splits.TableMissing, match='stock.csv'): fixed_splits.read_table_task('stock', data)
     (data/'tables'/'uci10'/'servo.fold.txt').unlink()
-    with pytest.raises(rivals.TableMissing, match='servo.fold.txt'): rivals.read_table_task('servo', data)
-    with pytest.raises(ValueError, match="name='boston'"): rivals.read_table_task('boston', data)
+    with pytest.raises(fixed_splits.TableMissing, match='servo.fold.txt'): fixed_splits.read_table_task('servo', data)
+    with pytest.raises(ValueError, match="name='boston'"): fixed_splits.read_table_task('boston', data)
 
 @pytest.mark.parametrize('change, words', [
     (lambda text: text.replace('a,b,c,d,y', 'a,b,c,d,z'), "no column 'y'"),
@@ -75,7 +75,7 @@ def test_what_is_missing_is_named(data):
 def test_a_damaged_table_is_named(data, change, words):
     file = data/'tables'/'uci10'/'servo.csv'
     file.write_text(change(file.read_text()))
-    with pytest.raises(rivals.TableDamaged, match=words) as e: rivals.read_table_task('servo', data)
+    with pytest.raises(fixed_splits.TableDamaged, match=words) as e: fixed_splits.read_table_task('servo', data)
     assert 'servo.csv' in str(e.value)
 
 @pytest.mark.parametrize('name, file, text, words', [
@@ -88,10 +88,10 @@ def test_a_damaged_table_is_named(data, change, words):
     ('yacht', 'uci20/yacht.test.txt', '-1 0\n'*20, 'split 0')])
 def test_damaged_splits_are_named(data, name, file, text, words):
     (data/'tables'/file).write_text(text)
-    with pytest.raises(rivals.TableDamaged, match=words): rivals.read_table_task(name, data)
+    with pytest.raises(fixed_splits.TableDamaged, match=words): fixed_splits.read_table_task(name, data)
 
 def test_least_squares_on_the_splits(data):
-    errors = rivals.linear_errors('servo', data)
+    errors = fixed_splits.linear_errors('servo', data)
     X, y = made_table()
     train = np.arange(60) % 10 != 3
     A = np.c_[np.ones(60), X[:, :3]]
@@ -195,13 +195,18 @@ def test_a_failure_is_a_row_and_the_others_go_on(data):
     def breaks(X, y, seed): raise ArithmeticError('no luck')
     (row,) = rivals.table_row(breaks, 'servo', 0, 'gp', data).iloc
     assert row.error == 'ArithmeticError: no luck' and np.isnan(row.rmse) and np.isnan(row.seconds) and row.n == 54
-    with pytest.raises(rivals.TableMissing): rivals.table_row(breaks, 'stock', 0, 'gp', data)
+    with pytest.raises(fixed_splits.TableMissing): rivals.table_row(breaks, 'stock', 0, 'gp', data)
 
 def test_ours_is_given_the_table_as_it_is(data, monkeypatch):
     import sys
     import types
+    made = []
     class ModularRegressor:
-        def __init__(self, effort, random_state): self.effort, self.seed = effort, random_state
+        rungs_ = [dict(name='linear', weight=.2), dict(name='4 modules', weight=.004), dict(name='columns', weight=.796)]
+        n_modules_, found_ = 2, False
+        def __init__(self, **parameters):
+            self.parameters = parameters
+            made.append(self)
         def fit(self, X, y):
             self.seen = X.copy()
             return self
@@ -212,34 +217,37 @@ def test_ours_is_given_the_table_as_it_is(data, monkeypatch):
     module = types.ModuleType('modscale.tables.estimators')
     module.ModularRegressor = ModularRegressor
     monkeypatch.setitem(sys.modules, 'modscale.tables.estimators', module)
-    (study,) = rivals.table_ours_studies('smoke', ['ours_quick'], data)
-    (row,) = study.run(study.cells)[0].iloc
-    assert row.error == '' and row.setting == 'quick' and .5 < row.rmse < 2
-    assert row.coverage50 == 0 and row.coverage90 == 1 and -3 < row.loglik < -1
+    for study in evidence.table_ours_studies('smoke', ['ours_quick', 'ours_many'], data):
+        (row,) = study.run(study.cells)[0].iloc
+        assert row.error == '' and row.setting == '0.20 linear + 0.80 columns; 2 modules in doubt' and .5 < row.rmse < 2
+        assert row.coverage50 == 0 and row.coverage90 == 1 and -3 < row.loglik < -1
+        assert np.array_equal(made[-1].seen, made_table()[0][np.arange(60) % 10 != 0])
+    assert [one.parameters for one in made] == [dict(random_state=0, effort='quick'),
+                                               dict(random_state=0, effort='usual', predictor='many')]
 
 def test_split_zero_of_all_tables_comes_first_and_large_tables_have_three():
-    cells = rivals.table_cells('paper', 'gp')
+    cells = evidence.table_cells('paper', 'gp')
     assert [cell['split'] for cell in cells] == sorted(cell['split'] for cell in cells)
-    assert {cell['table'] for cell in cells[:len(rivals.TABLE_TASKS)]} == set(rivals.TABLE_TASKS)
+    assert {cell['table'] for cell in cells[:len(fixed_splits.TABLE_TASKS)]} == set(fixed_splits.TABLE_TASKS)
     count = pd.Series([cell['table'] for cell in cells]).value_counts()
-    assert all(count[name] == (3 if task.large else task.splits) for name, task in rivals.TABLE_TASKS.items())
-    assert pd.Series([c['table'] for c in rivals.table_cells('paper', 'gp', 99)]).value_counts()['kin8nm'] == 20
-    assert len(rivals.table_cells('smoke', 'gp')) == 1
-    assert not any(rivals.TABLE_TASKS[cell['table']].large for cell in rivals.table_cells('quick', 'gp'))
-    with pytest.raises(ValueError, match="scale='huge'"): rivals.table_cells('huge', 'gp')
+    assert all(count[name] == (3 if task.large else task.splits) for name, task in fixed_splits.TABLE_TASKS.items())
+    assert pd.Series([c['table'] for c in evidence.table_cells('paper', 'gp', 99)]).value_counts()['kin8nm'] == 20
+    assert len(evidence.table_cells('smoke', 'gp')) == 1
+    assert not any(fixed_splits.TABLE_TASKS[cell['table']].large for cell in evidence.table_cells('quick', 'gp'))
+    with pytest.raises(ValueError, match="scale='huge'"): evidence.table_cells('huge', 'gp')
 
 def test_each_method_is_a_study_with_its_own_version(monkeypatch, capsys):
     from modscale.lab.version import closure
-    studies = rivals.table_rivals_studies('smoke', ['linear', 'forest'])
+    studies = evidence.table_rivals_studies('smoke', ['linear', 'forest'])
     names = [{name for _, name in closure(study.run)} for study in studies]
     assert [study.name for study in studies] == ['tables_linear', 'tables_forest']
     assert 'ridge_on_table' in names[0] and 'forest_on_table' not in names[0] and 'fit_ours' not in names[0]
     assert 'forest_of' in names[1] and 'ridge_on_table' not in names[1]
     assert all('read_splits' in found and 'table_scores' in found for found in names)
-    for make in (rivals.table_rivals_studies, rivals.table_ours_studies):
+    for make in (evidence.table_rivals_studies, evidence.table_ours_studies):
         with pytest.raises(ValueError, match="methods='magic'"): make('smoke', ['magic'])
     monkeypatch.setitem(rivals.TABLE_PACKAGES, 'gp', 'no_such_package')
-    assert [s.name for s in rivals.table_rivals_studies('smoke', ['linear', 'gp'])] == ['tables_linear']
+    assert [s.name for s in evidence.table_rivals_studies('smoke', ['linear', 'gp'])] == ['tables_linear']
     assert 'no_such_package' in capsys.readouterr().err
 
 def test_the_command_computes_and_goes_on(data, capsys, monkeypatch):
@@ -263,38 +271,38 @@ def rows_of(errors):
 def test_ranks_are_those_by_hand():
     rows = rows_of({('yacht', 'a'): [1, 3], ('yacht', 'b'): [2, 1], ('yacht', 'c'): [9, 9],
                     ('servo', 'a'): [1, 1, 1], ('servo', 'b'): [2, 2], ('servo', 'c'): [.5, np.nan]})
-    ranks = rivals.method_ranks(rows).set_index('method') # yacht: b, a, c; servo, splits 0 and 1: a, b, c (failed)
+    ranks = evidence.method_ranks(rows).set_index('method') # yacht: b, a, c; servo, splits 0 and 1: a, b, c (failed)
     assert ranks['rank'].to_dict() == dict(a=1.5, b=1.5, c=3) and ranks.best.to_dict() == dict(a=1, b=1, c=0)
     assert np.isclose(ranks.se['a'], .5) and (ranks.tables == 2).all()
     with pytest.raises(ValueError, match="got none of 'servo'"):
-        rivals.method_ranks(rows_of({('yacht', 'a'): [1], ('yacht', 'b'): [1], ('servo', 'a'): [1]}))
+        evidence.method_ranks(rows_of({('yacht', 'a'): [1], ('yacht', 'b'): [1], ('servo', 'a'): [1]}))
 
 def test_the_corrected_test_is_that_by_hand():
     from scipy import stats
     d = np.array([.1, .3, .2, .4])
-    mean, se, p = rivals.corrected_test(d, 1/9)
+    mean, se, p = evidence.corrected_test(d, 1/9)
     by_hand = math.sqrt((1/4 + 1/9)*np.var(d, ddof=1))
     assert np.isclose(mean, .25) and np.isclose(se, by_hand) and np.isclose(p, 2*stats.t.sf(.25/by_hand, 3))
     plain = stats.ttest_1samp(d, 0).pvalue
-    assert p > plain and np.isclose(rivals.corrected_test(d, 0)[2], plain)
-    assert rivals.corrected_test(np.zeros(3), 1/9) == (0, 0, 1) and rivals.corrected_test(np.ones(3), 1/9) == (1, 0, 0)
-    assert np.isnan(rivals.corrected_test([.5], 1/9)[1:]).all()
+    assert p > plain and np.isclose(evidence.corrected_test(d, 0)[2], plain)
+    assert evidence.corrected_test(np.zeros(3), 1/9) == (0, 0, 1) and evidence.corrected_test(np.ones(3), 1/9) == (1, 0, 0)
+    assert np.isnan(evidence.corrected_test([.5], 1/9)[1:]).all()
 
 def test_pairs_are_of_the_same_splits():
     rows = rows_of({('yacht', 'a'): [1, 2, 4, 8], ('yacht', 'b'): [2, 4, 8, 8], ('servo', 'a'): [1],
                     ('servo', 'b'): [2]})
-    table = rivals.paired_errors(rows, 'a', 'b').set_index('table')
-    mean, se, p = rivals.corrected_test(np.log([.5, .5, .5, 1]), 1/9)
+    table = evidence.paired_errors(rows, 'a', 'b').set_index('table')
+    mean, se, p = evidence.corrected_test(np.log([.5, .5, .5, 1]), 1/9)
     yacht = table.loc['yacht']
     assert np.isclose(yacht.ratio, math.exp(mean)) and np.isclose(yacht.p, p) and yacht.splits == 4
     assert np.isclose(yacht.low, math.exp(mean - 3.182446*se)) # the 97.5 % quantile of Student's t with 3 degrees
     assert np.isclose(table.ratio['servo'], .5) and np.isnan(table.p['servo'])
-    with pytest.raises(ValueError, match="other='z'"): rivals.paired_errors(rows, 'a', 'z')
+    with pytest.raises(ValueError, match="other='z'"): evidence.paired_errors(rows, 'a', 'z')
 
 def test_failures_are_counted_and_shown():
     rows = rows_of({('yacht', 'a'): [1, 3], ('yacht', 'b'): [2, np.nan], ('servo', 'b'): [np.nan]})
-    table = rivals.summarise_tables(rows).set_index(['table', 'method'])
+    table = evidence.summarise_tables(rows).set_index(['table', 'method'])
     assert table.rmse['yacht', 'a'] == 2 and table.rmse_se['yacht', 'a'] == 1 and table.failed['yacht', 'b'] == 1
-    texts = rivals.error_texts(rows)
+    texts = evidence.error_texts(rows)
     assert texts.loc['yacht', 'a'] == '2 ± 1' and texts.loc['yacht', 'b'] == '2 (1 failed)'
     assert texts.loc['servo', 'b'] == '1 failed' and texts.loc['servo', 'a'] == ''
