@@ -87,7 +87,8 @@ def solve_machine(
             A.addmm_(K.mT, weight[rows, None]*K)
             right = right + K.mT @ (weight[rows, None]*data.Y[rows])
         A.diagonal().add_(TINY*A.diagonal().mean())
-    return torch.cholesky_solve(right, torch.linalg.cholesky(A))
+    # rows lie one after the other, as they do after reading a file: products then round alike
+    return torch.cholesky_solve(right, torch.linalg.cholesky(A)).contiguous()
 
 TINY = 1e-9 # of the diagonal is added where centres lie so close together that rounding makes the sums singular
 
