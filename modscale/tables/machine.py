@@ -177,4 +177,6 @@ def with_machine(
     if work/MULTIPLICATIONS > left: return rungs
     judged = np.ones(len(rungs[0].rest)) if data.weight is None else data.weight.cpu().numpy()[fold >= 0]
     best = min(rungs, key=lambda rung: rung.error(judged))
+    live = basis.ne(0).any(1) # a constant column would change the scales of the others
+    basis = basis[live] if live.any() else basis
     return [*rungs, machine_rung(data, fold, best, basis, effort, seed)]
