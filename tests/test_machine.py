@@ -232,7 +232,8 @@ def test_a_rung_that_is_dropped_is_not_in_the_error_bars():
     weight = np.ones(200)
     share = blend_weights(np.c_[good, bad], weight)[1]
     assert 0 < share < LIGHT
-    kept, dropped = Rung('good', ['a'], good, np.ones((200, 1)), 0.), Rung('bad', ['b'], bad, np.full((200, 1), 1e9), 0.)
+    kept = Rung('good', ['a'], good, np.ones((200, 1)), 0.)
+    dropped = Rung('bad', ['b'], bad, np.full((200, 1), 1e9), 0.)
     alone, both = assemble([kept], weight), assemble([kept, dropped], weight)
     assert both.members == ['a'] and (both.blend == 1).all() and both.rungs[1]['weight'] == 0
     assert both.scale == pytest.approx(alone.scale, rel=1e-12) and np.allclose(both.tails, alone.tails)

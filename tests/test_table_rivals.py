@@ -1,5 +1,7 @@
 "Tables are read or refused by name; every rival goes through one door; ranks and tests are those by hand."
+import json
 import math
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 
@@ -107,9 +109,9 @@ def test_a_rival_predicts_better_than_the_mean(name, data, fast):
 
 def test_a_process_knows_its_noise_and_inducing_points_are_near_it(fast, monkeypatch):
     pytest.importorskip('gpytorch')
-    monkeypatch.setattr(rivals, 'GP_START_STEPS', 50)
-    monkeypatch.setattr(rivals, 'GP_STEPS', {math.inf: 60})
-    X, y = made_table(400)
+    monkeypatch.setattr(rivals, 'GP_START_STEPS', 40)
+    monkeypatch.setattr(rivals, 'GP_STEPS', {math.inf: 40})
+    X, y = made_table(300)
     new, value = made_table(400, seed=1)
     scores = []
     for rows, points in ((2000, 500), (100, 40)):
@@ -202,7 +204,7 @@ def test_ours_is_given_the_table_as_it_is(data, monkeypatch):
     import types
     made = []
     class ModularRegressor:
-        rungs_ = [dict(name='linear', weight=.2), dict(name='4 modules', weight=.004), dict(name='columns', weight=.796)]
+        rungs_ = [dict(name=name, weight=w) for name, w in (('linear', .2), ('4 modules', .004), ('columns', .796))]
         n_modules_, found_ = 2, False
         def __init__(self, **parameters):
             self.parameters = parameters
@@ -261,6 +263,105 @@ def test_the_command_computes_and_goes_on(data, capsys, monkeypatch):
     assert main(words) == 0
     assert main([*words[:-1], str(data/'nowhere')]) == 2 and 'servo.csv: missing' in capsys.readouterr().err
 
+def servo(store, data, *methods, splits=10):
+    "A sweep of some methods on splits of the table servo, in a folder."
+    from modscale.lab.sweep import run_sweep
+    make = {True: evidence.table_ours_studies, False: evidence.table_rivals_studies}
+    for method in methods:
+        (study,) = make[method in rivals.OURS]('paper', [method], data)
+        cells = [cell for cell in study.cells if cell['table'] == 'servo' and cell['split'] < splits]
+        run_sweep([replace(study, cells=cells)], data/store, jobs=1, progress=False)
+    return data/store
+
+def verdicts(out):
+    from modscale.app.claims import claims_table, read_run
+    claims = claims_table([read_run(out)]).set_index('id')
+    return claims[claims.index.str.startswith('tables.')]
+
+def test_sweeps_are_kept_as_a_run_that_claims_read(data, capsys, monkeypatch):
+    from modscale.app.claims import part_versions
+    from modscale.app.cli import main
+    from modscale.app.reproduce import keep_tables
+    out, linear = data/'run', servo('one', data, 'linear')
+    assert len(keep_tables([linear], out)) == 10 and set(verdicts(out).verdict) == {'not run'}
+    ours = servo('two', data, 'ours', splits=2)
+    capsys.readouterr()
+    assert main(['sweep', 'keep', str(linear), str(ours), '--out', str(out)]) == 0
+    assert capsys.readouterr().out == f'modscale: kept 12 rows, {out}\n'
+    run, table = json.loads((out/'run.json').read_text()), pd.read_csv(out/'tables.csv')
+    assert run['scale'] == 'paper' and [*run['parts']] == ['tables'] and run['parts']['tables']['cells'] == 12
+    assert run['parts']['tables']['code'] == part_versions()['tables'] and run['parts']['tables']['seconds'] > 0
+    assert list(table) == [*dict.fromkeys(table)] and len(table) == 12 and (out/'figures'/'tables.png').exists()
+    again = [evidence.any_row('servo', split, 'linear', data).rmse[0] for split in range(10)]
+    assert np.allclose(table.rmse[table.method == 'linear'], again, rtol=1e-9)
+    claims, judged = verdicts(out), ['tables.never_worse_than_ridge', 'tables.coverage90']
+    assert set(claims.verdict[judged]) <= {'met', 'missed'} and not claims.stale[judged].any()
+    assert set(claims.verdict.drop(judged)) == {'not run'}
+    both = table[table.split < 2].pivot(index='split', columns='method', values='rmse')
+    assert claims.ours[judged[0]] == pytest.approx(np.log(both.ours/both.linear).mean(), abs=1e-6)
+
+def test_only_cells_of_the_present_code_are_kept(data, capsys, monkeypatch):
+    from modscale.app.cli import main
+    from modscale.app.reproduce import keep_tables, table_records
+    from modscale.lab.sweep import demo_study, run_sweep
+    store = servo('store', data, 'linear', splits=3)
+    studies = evidence.table_rivals_studies('paper', ['forest', 'linear'])
+    rows, made = table_records([store, store], studies)
+    assert len(rows) == 6 and [one['cells'] for one in made] == [3, 3] and set(rows.method) == {'linear'}
+    (data/'other').mkdir()
+    (data/'other'/'run.json').write_text('{"scale": "smoke", "dataset": "digits", "seed": 0, "parts": {}}')
+    with pytest.raises(ValueError, match="scale='smoke'"): keep_tables([store], data/'other')
+    run_sweep(demo_study('smoke'), data/'demo', jobs=1, progress=False)
+    capsys.readouterr()
+    for folder, message in (('demo', 'stores must hold cells of tables'), ('nowhere', 'no results')):
+        assert main(['sweep', 'keep', str(data/folder), '--out', str(data/'run')]) == 2
+        said = capsys.readouterr()
+        assert said.out == '' and len(said.err.splitlines()) == 1 and message in said.err
+    monkeypatch.setattr('modscale.lab.store.code_version', lambda *functions: 'other')
+    assert table_records([store], studies)[1] == []
+    with pytest.raises(ValueError, match='stores must hold cells'): keep_tables([store], data/'run')
+    assert not (data/'run').exists()
+
+def test_the_benchmark_names_what_is_missing(data, capsys, monkeypatch):
+    from modscale.app.bench import bench
+    from modscale.app.cli import main
+    with pytest.raises(fixed_splits.TableMissing, match='MODSCALE_DATA'): bench('tables', 1)
+    with pytest.raises(fixed_splits.TableMissing, match='csv: missing'): bench('tables', 1, data)
+    for words, message in ((['tables'], 'MODSCALE_DATA'), (['tables', '--data-dir', str(data)], 'missing'),
+                           (['fnp', '--data-dir', str(data)], f'data_dir={str(data)!r}')):
+        assert main(['bench', *words, '--repeat', '1']) == 2
+        said = capsys.readouterr()
+        assert said.out == '' and len(said.err.splitlines()) == 1 and message in said.err
+
+def test_the_benchmark_has_a_row_for_each_peer(data, monkeypatch):
+    from modscale.app import bench
+    monkeypatch.setattr(bench, 'TABLES_SHOWN', ('servo',))
+    monkeypatch.setitem(rivals.OURS, 'ours', dict(effort='quick'))
+    monkeypatch.setattr(rivals, 'TABLE_RIVALS', {name: rivals.TABLE_RIVALS[name] for name in ('linear', 'laplace')})
+    # a rival that is not installed is left out
+    monkeypatch.setattr(rivals, 'TABLE_PACKAGES', dict(laplace='no_such_package'))
+    (row,) = bench.bench('tables', 2, data).to_dict('records')
+    ours, linear = (np.mean([evidence.any_row('servo', split, method, data).rmse[0] for split in range(2)])
+                    for method in ('ours', 'linear'))
+    assert row['peer'] == 'linear' and row['work'] == 'servo, 2 splits' and row['peer_failed'] == 0
+    assert row['ours_rmse'] == pytest.approx(ours) and row['error_ratio'] == pytest.approx(linear/ours)
+    assert row['ratio'] == pytest.approx(row['peer_seconds']/row['ours_seconds']) and row['ours_seconds'] > 0
+
+def test_modules_are_held_against_true_gradients(data):
+    rng = np.random.default_rng(0)
+    X, u = rng.uniform(-1, 1, (120, 5)), np.array([.6, 0, .8, 0, 0])
+    assert abs(evidence.gradient_direction(lambda X: np.sin(X @ u), X) @ u) > 1 - 1e-6
+    place = data/'tables'/'physics'
+    place.mkdir()
+    table = pd.DataFrame(X, columns=list('abcde')).assign(y=np.sin(2*X @ u))
+    table.to_csv(place/'mhd_uavg.csv', index=False)
+    (place/'mhd_uavg.fold.txt').write_text('\n'.join(str(i % 10) for i in range(120)))
+    (place/'mhd_uavg.y.subspace.txt').write_text('.9 ' + ' '.join(map(str, u)) + '\n.1 0 1 0 0 0\n')
+    (row,) = evidence.subspaces_study('smoke', data).run([dict(table='mhd_uavg', seed=0)])[0].to_dict('records')
+    assert row['found'] and row['m'] == 5 and row['chance'] == pytest.approx(math.sqrt(row['K']/5))
+    assert row['span'] > .999 and row['first'] > .999
+    assert evidence.subspaces_study('smoke').cells == [dict(table='mhd_uavg', seed=0)]
+
 def rows_of(errors):
     "One row a split from {(table, method): errors}."
     return pd.DataFrame([dict(table=table, split=split, method=method, n=900, m=3, rmse=rmse, loglik=np.nan, seconds=1.,
@@ -285,7 +386,8 @@ def test_the_corrected_test_is_that_by_hand():
     assert np.isclose(mean, .25) and np.isclose(se, by_hand) and np.isclose(p, 2*stats.t.sf(.25/by_hand, 3))
     plain = stats.ttest_1samp(d, 0).pvalue
     assert p > plain and np.isclose(evidence.corrected_test(d, 0)[2], plain)
-    assert evidence.corrected_test(np.zeros(3), 1/9) == (0, 0, 1) and evidence.corrected_test(np.ones(3), 1/9) == (1, 0, 0)
+    assert evidence.corrected_test(np.zeros(3), 1/9) == (0, 0, 1)
+    assert evidence.corrected_test(np.ones(3), 1/9) == (1, 0, 0)
     assert np.isnan(evidence.corrected_test([.5], 1/9)[1:]).all()
 
 def test_pairs_are_of_the_same_splits():
@@ -306,3 +408,45 @@ def test_failures_are_counted_and_shown():
     texts = evidence.error_texts(rows)
     assert texts.loc['yacht', 'a'] == '2 ± 1' and texts.loc['yacht', 'b'] == '2 (1 failed)'
     assert texts.loc['servo', 'b'] == '1 failed' and texts.loc['servo', 'a'] == ''
+
+def test_only_splits_of_all_methods_are_compared():
+    rows = rows_of({('yacht', 'a'): [1, 3, 5], ('yacht', 'b'): [2, 6], ('servo', 'a'): [4], ('servo', 'b'): [3],
+                    ('stock', 'a'): [1]})
+    whole = evidence.complete_rows(rows)
+    assert whole.table.value_counts().to_dict() == dict(yacht=4, servo=2)
+    far = evidence.shortfall(whole) # a: 1 and 4/3, b: 2 and 1
+    assert far.index.tolist() == ['a', 'b'] and np.allclose(far.ratio, [math.sqrt(4/3), math.sqrt(2)])
+    assert np.allclose(far.worst, [4/3, 2]) and (far.seconds == 1).all()
+    for some in (rows, rows[rows.method == 'a'], rows_of({('yacht', 'linear'): [1, 2]})): # drawn whatever there is
+        assert len(evidence.plot_ranks(some).axes) == 2
+
+def test_errors_stand_beside_what_was_asked_for():
+    rows = rows_of({('yacht', 'ours'): [.2, .3], ('servo', 'ours'): [1], ('energy', 'ours'): [.5],
+                    ('energy', 'b'): [.1]})
+    table = evidence.against_targets(rows)
+    assert table.index.tolist() == ['yacht', 'energy'] and table.met.tolist() == [True, False]
+    assert table.rmse.tolist() == [.25, .5] and table.target['yacht'] == evidence.TABLE_TARGETS['yacht']
+
+def test_claims_on_tables_are_those_by_hand():
+    from modscale.app.claims import best_rank, coverage_off, table_mean, table_rank, worst_against
+    others = {(table, name): [2., 2 + i] for table in ('yacht', 'servo') for i, name in enumerate(rivals.TABLE_RIVALS)}
+    rows = rows_of({('yacht', 'ours'): [1, 1], ('servo', 'ours'): [2, 2.5], ('yacht', 'ours_many'): [0, 0],
+                    ('servo', 'ours_many'): [9, 99]} | others)
+    rows['coverage90'] = rows.split.map({0: .8, 1: .9}) # .85 on both tables
+    assert table_rank('ours')(rows) == (1.5, .5, 2) # ours_many is not among them; on servo linear is better
+    assert best_rank(rows) == (1.5, .5, 2) # linear: second and first
+    few = ('linear', 'gam', 'ours_many')
+    assert table_rank('ours_many', few)(rows) == (2, 1, 2)
+    assert table_mean('servo')(rows) == (2.25, .25, 2)
+    assert table_mean('yacht', 'coverage90')(rows)[0] == pytest.approx(.85)
+    assert coverage_off(rows) == (pytest.approx(.05), pytest.approx(0), 2)
+    value, se, tables = worst_against('linear')(rows)
+    mean, exact, _ = evidence.corrected_test(np.log([1, 1.25]), 1/9)
+    assert tables == 2 and value == pytest.approx(mean) and se == pytest.approx(exact*12.7062/1.96, rel=1e-4)
+    for measure, lacking in ((table_rank('ours'), 'gp'), (table_rank('ours_many', few), 'gam'), (best_rank, None),
+                             (worst_against('linear'), 'linear'), (worst_against('linear'), 'ours')):
+        less = rows[rows.method != lacking] if lacking else rows[rows.method == 'ours']
+        with pytest.raises(LookupError): measure(less) # a rank among fewer methods is another claim
+    apart = rows[(rows.method == 'ours') & (rows.split == 0) | (rows.method == 'linear') & (rows.split == 1)]
+    for measure in (table_rank('ours'), best_rank, worst_against('linear')):
+        with pytest.raises(LookupError): measure(apart)
