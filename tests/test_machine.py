@@ -197,6 +197,9 @@ def test_members_have_not_seen_the_rows_that_judge_them(columns):
             rest = data.Y - one.predict(data.x)[0]
             assert np.allclose(rest[fold == f], made.rest[fold == f])
             scaled = data.x.double() @ one.turn
+            slopes = column_slopes(rung.members[f], data.x[fold != f], torch.eye(3).double())
+            share = one.turn.diagonal()/one.turn.diagonal().norm()
+            assert any(np.allclose(share, v/v.norm()) for v in (slopes, slopes.sqrt()))
             assert not (one.centers[:, None] == scaled[fold == f][None]).all(2).any()
 
 def test_a_machine_is_added_where_there_are_rows_and_time(columns):
