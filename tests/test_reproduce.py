@@ -4,7 +4,10 @@ import io, json, os, re, shutil, signal, sqlite3, subprocess, sys, time
 from contextlib import closing
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
+from modscale.app.claims import table_claims
 from modscale.app.docs import external_requests
+from modscale.app.parts import Setup, all_parts
+from modscale.app.reproduce import check_call
 
 PARTS = ('pinv', 'theorem1', 'ridge', 'loss_law', 'theorem2', 'universality', 'fig1', 'fig2', 'fig3', 'plan',
          'plan_heldout', 'align', 'thresholds', 'counts', 'ablation', 'sine', 'fig2_trained', 'fig4', 'longer',
@@ -51,9 +54,19 @@ def test_smoke_computes_every_claim(digits):
     designs = 'random|rough|capped|repeated|undertrained|late|one_task|noisy|heldout_rough'
     larger |= claims.id.str.match(rf'plan\.(coverage|.*\.({designs})(\.|$))')
     larger |= claims.id.str.startswith('align.') & ~claims.id.isin(small) & ~maybe
+    tables = claims.id.str.startswith('tables.') # of other people: they are read only when they are named
+    larger |= tables
     assert len(claims) > 20 and claims.id.is_unique and set(claims.verdict[~larger & ~maybe]) <= {'met', 'missed'}
-    assert set(claims.verdict[larger]) == {'not run'} and larger.sum() == 65 + 48
+    assert set(claims.verdict[larger]) == {'not run'} and larger.sum() == 65 + 48 + tables.sum()
+    assert tables.sum() == len(table_claims())
     assert f'of {len(claims)} claims' in done.stdout and 'left' in done.stderr
+
+def test_tables_are_read_only_when_they_are_named(tmp_path):
+    setup = Setup(scale='smoke', device='cpu')
+    assert tuple(part.name for part in check_call(setup, tmp_path, None)) == PARTS
+    named = check_call(setup, tmp_path, ['tables_subspaces', 'fig3', 'tables'])
+    assert [part.name for part in named if part.tables] == ['tables', 'tables_subspaces'] and len(named) == 3
+    assert {name for name, part in all_parts().items() if part.tables} == {*all_parts()} - {*PARTS}
 
 def test_every_part_leaves_numbers_and_figures(digits):
     out, _ = digits
@@ -125,7 +138,6 @@ def test_kill_loses_nothing(digits, run_cli, tmp_path):
 def test_the_report_grows(tmp_path):
     "A call that ends with an error has written the parts before it."
     from modscale.app import reproduce as r
-    from modscale.app.parts import Setup, all_parts
     setup = Setup(scale='smoke', device='cpu')
     growing = r.Growing(setup, tmp_path, [all_parts()['fig3'], all_parts()['fig1']])
     study = growing.parts['fig3'].sweep(setup)

@@ -34,7 +34,7 @@ from ..sine.samples_needed import sample_ratio, slopes, term_arms
 from ..sine.study import name_arms
 from ..tables.evidence import SECONDS_TARGETS, SUBSPACES, TABLE_TARGETS, complete_rows, method_ranks
 from ..tables.evidence import paired_errors
-from ..tables.rivals import OURS
+from ..tables.rivals import OURS, TABLE_RIVALS
 from ..theory.paper_figures import fig2_errors, fig3_errors
 
 # %% ../../nbs/app/01_claims.ipynb #31-009
@@ -430,15 +430,14 @@ def threshold_claims() -> list[Claim]:
 # %% ../../nbs/app/01_claims.ipynb #31-02886
 def table_rank(
     method:str, # whose
-    among:tuple=(), # methods that it is ranked among, itself included; (): all but others of ours
+    among:tuple=(), # methods that it is ranked among, itself included; (): the rivals
 ) -> Callable: # table to (average rank, se, tables)
     "Measure: the average rank of a method's mean error."
     def measure(table):
-        rows = complete_rows(table)
-        others = [m for m in rows.method.unique() if m == method or m not in OURS]
-        ranks = method_ranks(rows[rows.method.isin(among or others)]).set_index('method')
-        if method not in ranks.index: raise LookupError(f'no rows of {method}')
-        row = ranks.loc[method]
+        rows, wanted = complete_rows(table), among or (method, *TABLE_RIVALS)
+        lacking = [name for name in wanted if name not in set(rows.method)]
+        if lacking: raise LookupError(f'no rows of {lacking[0]}') # a rank among fewer is another claim
+        row = method_ranks(rows[rows.method.isin(wanted)]).set_index('method').loc[method]
         return float(row['rank']), float(row.se), int(row.tables)
     return measure
 
@@ -467,7 +466,9 @@ def worst_against(
 ) -> Callable: # table to (largest mean log ratio of errors over tables, its corrected standard error, tables)
     "Measure: ours over another on the table where it does worst."
     def measure(table):
+        for name in ('ours', other): rows_where(table, dict(method=name))
         pairs = paired_errors(table, 'ours', other)
+        if pairs.empty: raise LookupError(f'no split of ours and {other}')
         row = pairs.loc[pairs.ratio.idxmax()]
         half = (math.log(row.high) - math.log(row.low))/2 # of the interval of 95 %
         return math.log(row.ratio), half/1.96, len(pairs)

@@ -97,8 +97,9 @@ def write_run(
     words = ['modscale', 'reproduce', '--scale', setup.scale, '--dataset', setup.dataset, '--seed', str(setup.seed)]
     # only if the images were read
     source = setup.images.source if 'images' in setup.__dict__ else before.get('images')
-    run = dict(command=command or shlex.join(words), scale=setup.scale, dataset=setup.dataset, seed=setup.seed, images=source,
-               device=setup.torch_device, wall_seconds=round(seconds + before.get('wall_seconds', 0), 2),
+    run = dict(command=command or shlex.join(words), scale=setup.scale, dataset=setup.dataset, seed=setup.seed,
+               images=source, device=setup.torch_device,
+               wall_seconds=round(seconds + before.get('wall_seconds', 0), 2),
                peak_memory_gib=round(max(before.get('peak_memory_gib', 0), peak), 2),
                environment=environment(), parts=before.get('parts', {}) | done)
     write_whole(out/'run.json', json.dumps(run, indent=1) + '\n')
@@ -337,9 +338,10 @@ def keep_tables(
 ) -> pd.DataFrame: # all rows
     """Write what sweeps of tables hold as parts of a run: a long sweep of many methods need not be finished for that.
 
-    Raises `ValueError` where none holds a cell of the present code."""
+    Raises `ValueError` where none has a cell of the present code or `out` is another run."""
     from modscale.tables.evidence import subspaces_study, table_ours_studies, table_rivals_studies
     setup, out = Setup(scale='paper', device='cpu'), Path(out)
+    check_same_run(setup, out)
     done, kept = {}, []
     for name, studies in dict(tables=[*table_ours_studies(), *table_rivals_studies()],
                               tables_subspaces=[subspaces_study()]).items():

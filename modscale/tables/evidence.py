@@ -296,7 +296,8 @@ def plot_ranks(rows:pd.DataFrame): # of `table_row`; -> Figure
         axes[1].annotate(method, (r.seconds, r.ratio), xytext=(4, 2), textcoords='offset points', fontsize=7)
     axes[1].set(xscale='log', yscale='log', xlabel='processor seconds of a split, search included',
                 ylabel='error over the best on a table')
-    axes[1].set_ylim(top=far.ratio.drop('linear', errors='ignore').max()*1.1)
+    top = far.ratio.drop('linear', errors='ignore').max()
+    if top > 0: axes[1].set_ylim(top=top*1.1) # there is none where nothing else is compared
     fig.tight_layout()
     return fig
 

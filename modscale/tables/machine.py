@@ -87,7 +87,8 @@ def solve_machine(
             A.addmm_(K.mT, weight[rows, None]*K)
             right = right + K.mT @ (weight[rows, None]*data.Y[rows])
         A.diagonal().add_(TINY*A.diagonal().mean())
-    return torch.cholesky_solve(right, torch.linalg.cholesky(A))
+    # rows lie one after the other, as they do after reading a file: products then round alike
+    return torch.cholesky_solve(right, torch.linalg.cholesky(A)).contiguous()
 
 TINY = 1e-9 # of the diagonal is added where centres lie so close together that rounding makes the sums singular
 
@@ -176,4 +177,6 @@ def with_machine(
     if work/MULTIPLICATIONS > left: return rungs
     judged = np.ones(len(rungs[0].rest)) if data.weight is None else data.weight.cpu().numpy()[fold >= 0]
     best = min(rungs, key=lambda rung: rung.error(judged))
+    live = basis.ne(0).any(1) # a constant column would change the scales of the others
+    basis = basis[live] if live.any() else basis
     return [*rungs, machine_rung(data, fold, best, basis, effort, seed)]
