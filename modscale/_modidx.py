@@ -1383,6 +1383,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'modscale/tables/machine.py'),
                                          'modscale.tables.machine.machine_rung': ( 'tables/machine.html#machine_rung',
                                                                                    'modscale/tables/machine.py'),
+                                         'modscale.tables.machine.row_shares': ( 'tables/machine.html#row_shares',
+                                                                                 'modscale/tables/machine.py'),
                                          'modscale.tables.machine.scales_of': ( 'tables/machine.html#scales_of',
                                                                                 'modscale/tables/machine.py'),
                                          'modscale.tables.machine.solve_machine': ( 'tables/machine.html#solve_machine',

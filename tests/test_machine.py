@@ -149,7 +149,7 @@ def chosen(columns, seed=0):
     return choose_machine(data, fold, slopes, torch.eye(3).double(), seed)
 
 def test_the_choice_is_the_best_of_all_by_hand(columns, monkeypatch):
-    monkeypatch.setattr(machine, 'CHOICE_ROWS', 45)
+    monkeypatch.setattr(machine, 'COMPARED_ROWS', 45)
     data, fold, rung = columns
     setting, noise = chosen(columns, 3)
     rows = np.random.default_rng(3).permutation(60)[:45]

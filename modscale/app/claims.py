@@ -449,6 +449,7 @@ def best_rank(table:pd.DataFrame) -> tuple[float, float, int]: # average rank of
     row = ranks[ranks.method != 'ours'].iloc[0]
     return float(row['rank']), float(row.se), int(row.tables)
 
+# %% ../../nbs/app/01_claims.ipynb #31-028875
 def table_mean(
     name:str, # of the tables
     value:str='rmse', # column
@@ -474,6 +475,7 @@ def worst_against(
         return math.log(row.ratio), half/1.96, len(pairs)
     return measure
 
+# %% ../../nbs/app/01_claims.ipynb #31-028885
 def coverage_off(table:pd.DataFrame) -> tuple[float, float, int]: # distance from .9, se over tables, tables
     "Measure: how far intervals of 90 % are from holding 90 % of test rows, mean over tables."
     means = rows_where(table, dict(method='ours')).groupby('table').coverage90.mean()

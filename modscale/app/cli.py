@@ -379,6 +379,7 @@ class KeepTables:
         rows = keep_tables(self.stores, self.out)
         print(f'modscale: kept {len(rows)} rows, {self.out}')
 
+# %% ../../nbs/app/04_cli.ipynb #34-07015
 @settings
 class Sweep:
     "Run a grid of cells on processes or a cluster, going on after a kill; show how far it is."

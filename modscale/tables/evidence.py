@@ -97,6 +97,7 @@ def any_row(
     fit = partial(fit_ours, OURS[method]) if method in OURS else partial(rival_in_units, TABLE_RIVALS[method])
     return table_row(fit, table, split, method, data_dir)
 
+# %% ../../nbs/tables/10_evidence.ipynb #evid-06
 def tables_study(
     scale:str='paper', # as for `table_rivals_studies`
     data_dir:str|Path|None=None, # as for `read_table_task`

@@ -552,6 +552,7 @@ def laplace_loss(seed, setting, train, held) -> tuple[float, int]:
     "For `score` of a search: the held-out error; no rounds."
     return float(np.mean((laplace_of(setting, *train, seed)(held[0]) - held[1])**2)), 0
 
+# %% ../../nbs/tables/09_rivals.ipynb #tr-1048
 def laplace_on_table(x, y, seed) -> TableFit:
     "A kernel of columns alone: width and ridge by held-out rows."
     setting, _ = search_setting(partial(laplace_loss, seed), grid(**LAPLACE_SETTINGS), x, y, seed)
