@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['FOLDS_UP_TO', 'SEARCH_ROWS', 'FINALISTS', 'PURSUITS', 'EBM_BAGS', 'EBM_ROUNDS', 'BOOSTING_ROUNDS', 'PATIENCE',
-           'FOREST_TREES', 'EXACT_ROWS', 'INDUCING', 'GP_START_ROWS', 'GP_START_STEPS', 'GP_STEPS', 'MLP_STEPS',
-           'MLP_LOOKS', 'MLP_NETWORKS', 'XRFM_KERNELS', 'XRFM_SETTINGS', 'XRFM_ROWS', 'XRFM_WHOLE', 'XRFM_LEAF',
-           'XRFM_SPLIT', 'XRFM_SINGLE', 'LAPLACE_SETTINGS', 'TABLE_RIVALS', 'TABLE_PACKAGES', 'OURS', 'SEEN_INSIDE',
-           'COVERAGES', 'FIRST_LOADED', 'TableFit', 'TableScale', 'scale_of', 'validation_folds', 'judge_settings',
-           'search_setting', 'drawn_settings', 'estimator_loss', 'setting_text', 'searched_fit', 'ridge_on_table',
-           'pursuit_on_table', 'ebm_of', 'ebm_on_table', 'gam_on_table', 'most_trees', 'boosting_loss',
-           'boosting_on_table', 'lightgbm_of', 'lightgbm_loss', 'lightgbm_on_table', 'forest_of', 'forest_on_table',
-           'process_kernel', 'process_of', 'climb_evidence', 'best_process', 'process_on_table', 'perceptron_of',
-           'train_perceptron', 'mlp_loss', 'mlp_on_table', 'feature_machine_of', 'machine_loss', 'machine_search',
-           'machine_tree', 'machine_on_table', 'laplace_of', 'laplace_loss', 'laplace_on_table', 'one_thread',
-           'timed_fit', 'rival_in_units', 'fit_ours', 'table_scores', 'table_row']
+           'LIGHTGBM_SETTINGS', 'FOREST_TREES', 'EXACT_ROWS', 'INDUCING', 'GP_START_ROWS', 'GP_START_STEPS', 'GP_STEPS',
+           'MLP_STEPS', 'MLP_LOOKS', 'MLP_NETWORKS', 'XRFM_KERNELS', 'XRFM_SETTINGS', 'XRFM_ROWS', 'XRFM_WHOLE',
+           'XRFM_LEAF', 'XRFM_SPLIT', 'XRFM_SINGLE', 'LAPLACE_SETTINGS', 'STACK_FOLDS', 'TABLE_RIVALS',
+           'TABLE_PACKAGES', 'OURS', 'SEEN_INSIDE', 'COVERAGES', 'FIRST_LOADED', 'TableFit', 'TableScale', 'scale_of',
+           'validation_folds', 'judge_settings', 'search_setting', 'drawn_settings', 'estimator_loss', 'setting_text',
+           'searched_fit', 'ridge_on_table', 'pursuit_on_table', 'ebm_of', 'ebm_on_table', 'gam_on_table', 'most_trees',
+           'boosting_loss', 'boosting_on_table', 'lightgbm_of', 'lightgbm_loss', 'lightgbm_search', 'lightgbm_on_table',
+           'forest_of', 'forest_on_table', 'process_kernel', 'process_of', 'climb_evidence', 'best_process',
+           'process_on_table', 'perceptron_of', 'train_perceptron', 'mlp_loss', 'mlp_on_table', 'feature_machine_of',
+           'machine_loss', 'machine_search', 'machine_tree', 'machine_on_table', 'laplace_of', 'laplace_loss',
+           'laplace_search', 'laplace_on_table', 'stack_on_table', 'one_thread', 'timed_fit', 'rival_in_units',
+           'fit_ours', 'table_scores', 'table_row']
 
 # %% ../../nbs/tables/09_rivals.ipynb #tr-002
 import math
@@ -34,7 +35,7 @@ import torch
 from ..base.study import grid
 from ..base.symbols import single
 from ..rule.descent import Data
-from .committee import EFFORTS
+from .committee import EFFORTS, blend_weights, folds_of
 from .fixed_splits import read_table_task
 from .machine import center_count, column_kernel, solve_machine
 
@@ -267,12 +268,17 @@ def lightgbm_loss(seed, setting, train, held) -> tuple[float, int]:
     return float(booster.best_score_['valid_0']['l2']), booster.best_iteration_
 
 # %% ../../nbs/tables/09_rivals.ipynb #tr-102
+LIGHTGBM_SETTINGS = dict(learning_rate=(.03, .06, .12), num_leaves=(4, 8, 15, 31, 63), min_child_samples=(3, 10, 20),
+                         reg_lambda=(0., 1., 10.), subsample=(.6, 1.), colsample_bytree=(.6, 1.)) # sixteen are drawn
+
+def lightgbm_search(x, y, seed) -> tuple[dict, int]:
+    "Setting and trees of LightGBM by held-out rows, the trees by early stopping."
+    return search_setting(partial(lightgbm_loss, seed), drawn_settings(16, seed, **LIGHTGBM_SETTINGS), x, y, seed)
+
+# %% ../../nbs/tables/09_rivals.ipynb #tr-1021
 def lightgbm_on_table(x, y, seed) -> TableFit:
     "LightGBM; sixteen settings searched, the number of trees by early stopping."
-    settings = drawn_settings(16, seed, learning_rate=(.03, .06, .12), num_leaves=(4, 8, 15, 31, 63),
-                              min_child_samples=(3, 10, 20), reg_lambda=(0., 1., 10.), subsample=(.6, 1.),
-                              colsample_bytree=(.6, 1.))
-    setting, rounds = search_setting(partial(lightgbm_loss, seed), settings, x, y, seed)
+    setting, rounds = lightgbm_search(x, y, seed)
     return TableFit(lightgbm_of(seed, rounds, **setting).fit(x, y).predict, setting_text(trees=rounds, **setting))
 
 # %% ../../nbs/tables/09_rivals.ipynb #tr-033
@@ -552,20 +558,45 @@ def laplace_loss(seed, setting, train, held) -> tuple[float, int]:
     "For `score` of a search: the held-out error; no rounds."
     return float(np.mean((laplace_of(setting, *train, seed)(held[0]) - held[1])**2)), 0
 
+# %% ../../nbs/tables/09_rivals.ipynb #tr-1051
+def laplace_search(x, y, seed) -> tuple[dict, int]:
+    "Width and ridge of a kernel of columns by held-out rows."
+    return search_setting(partial(laplace_loss, seed), grid(**LAPLACE_SETTINGS), x, y, seed)
+
 # %% ../../nbs/tables/09_rivals.ipynb #tr-1048
 def laplace_on_table(x, y, seed) -> TableFit:
     "A kernel of columns alone: width and ridge by held-out rows."
-    setting, _ = search_setting(partial(laplace_loss, seed), grid(**LAPLACE_SETTINGS), x, y, seed)
+    setting, _ = laplace_search(x, y, seed)
     return TableFit(laplace_of(setting, x, y, seed), setting_text(**setting))
+
+# %% ../../nbs/tables/09_rivals.ipynb #tr-1050
+STACK_FOLDS = 6 # members of each, as of ours with effort `usual`
+
+def stack_on_table(x, y, seed) -> TableFit:
+    "LightGBM and a kernel of columns, each searched, then fitted to six parts of the rows and blended (Breiman 1996)."
+    trees, rounds = lightgbm_search(x, y, seed)
+    kernel, _ = laplace_search(x, y, seed)
+    fold = folds_of(len(x), STACK_FOLDS, seed)
+    members, rests = [], np.zeros((len(x), 2))
+    for f in range(fold.max() + 1):
+        rows = x[fold != f], y[fold != f]
+        members.append([lightgbm_of(seed, rounds, **trees).fit(*rows).predict, laplace_of(kernel, *rows, seed)])
+        for at, one in enumerate(members[-1]): rests[fold == f, at] = y[fold == f] - one(x[fold == f])
+    judged = fold >= 0
+    share = blend_weights(rests[judged], np.ones(judged.sum()))
+    def predict(x): return sum(w*np.mean([both[at](x) for both in members], 0) for at, w in enumerate(share))
+    return TableFit(predict, setting_text(trees=float(share[0]), kernel=float(share[1])))
 
 # %% ../../nbs/tables/09_rivals.ipynb #tr-046
 TABLE_RIVALS = dict(linear=ridge_on_table, gam=gam_on_table, ebm=ebm_on_table, pursuit=pursuit_on_table,
                     boosting=boosting_on_table, lightgbm=lightgbm_on_table, forest=forest_on_table,
-                    gp=process_on_table, mlp=mlp_on_table, xrfm=machine_on_table, laplace=laplace_on_table)
-TABLE_PACKAGES = dict(gam='pygam', ebm='interpret', pursuit='skpp', lightgbm='lightgbm', gp='gpytorch', xrfm='xrfm')
+                    gp=process_on_table, mlp=mlp_on_table, xrfm=machine_on_table, laplace=laplace_on_table,
+                    stack=stack_on_table)
+TABLE_PACKAGES = dict(gam='pygam', ebm='interpret', pursuit='skpp', lightgbm='lightgbm', gp='gpytorch', xrfm='xrfm',
+                      stack='lightgbm')
 OURS = dict(ours=dict(effort='usual'), ours_quick=dict(effort='quick'), ours_thorough=dict(effort='thorough'),
             ours_many=dict(effort='usual', predictor='many')) # the last without the machine of columns
-SEEN_INSIDE = ('linear', 'gam', 'ebm', 'pursuit', *OURS) # methods whose parts can be drawn
+SEEN_INSIDE = ('linear', 'gam', 'ebm', 'pursuit', 'ours_many') # methods whose parts can be drawn
 
 # %% ../../nbs/tables/09_rivals.ipynb #tr-047
 @contextmanager
