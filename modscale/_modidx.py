@@ -1344,6 +1344,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'modscale/tables/evidence.py'),
                                           'modscale.tables.evidence.table_cells': ( 'tables/evidence.html#table_cells',
                                                                                     'modscale/tables/evidence.py'),
+                                          'modscale.tables.evidence.table_methods': ( 'tables/evidence.html#table_methods',
+                                                                                      'modscale/tables/evidence.py'),
                                           'modscale.tables.evidence.table_ours_studies': ( 'tables/evidence.html#table_ours_studies',
                                                                                            'modscale/tables/evidence.py'),
                                           'modscale.tables.evidence.table_rivals_studies': ( 'tables/evidence.html#table_rivals_studies',

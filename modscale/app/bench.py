@@ -397,13 +397,10 @@ def table_rows(
     data_dir:str|Path|None=None, # folder with `tables`; None: that of MODSCALE_DATA
 ) -> pd.DataFrame: # a row a table and peer: as of `run_race`, with the errors of both and their ratio
     "The estimator against every installed rival on people's tables (tables/10_evidence). Raises `TableMissing`."
-    from modscale.rule.rivals import installed
-    from modscale.tables.evidence import any_row, summarise_tables
+    from modscale.tables.evidence import any_row, table_methods, summarise_tables
     from modscale.tables.fixed_splits import TABLE_TASKS, read_table_task
-    from modscale.tables.rivals import TABLE_PACKAGES, TABLE_RIVALS
     for name in TABLES_SHOWN: read_table_task(name, data_dir) # what is missing is told before the work
-    needs = {method: (package, package) for method, package in TABLE_PACKAGES.items()}
-    peers = installed('methods', None, TABLE_RIVALS, needs)
+    peers = table_methods()
     table = pd.concat([any_row(name, split, method, data_dir) for name in TABLES_SHOWN
                        for split in range(min(splits, TABLE_TASKS[name].splits)) for method in ('ours', *peers)])
     means = summarise_tables(table).set_index(['table', 'method'])

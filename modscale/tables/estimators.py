@@ -45,14 +45,14 @@ class ModularBase(BaseEstimator):
     After `fit`, of the prediction: `left_out_`, the error on rows that a member had not seen (squared, over the
     variance of y; of classes the log loss in nats); `rungs_`, what was tried, with its error, weight and seconds.
 
-    Of the modules to be read, with `read=True`: `found_`, whether they are, and `doubt_`, why not; `n_modules_`; `directions_`, of unit
-    length in standardised columns, and `directions_original_`, in units of the original columns, both (K, M), or
-    (K, b, M) for modules of b > 1 coordinates, of which only the span has a meaning, M encoded columns, whose names are
-    `column_names_`; `shares_`, the covariance of what each module adds with the prediction, over the variance of y, and
-    `linear_share_`: they add up to the part that is explained; `agreement_`, the likeness of each module to its like in
-    another search; `turn_`, the largest variance of a direction in squared
-    radians; `evidence_` in nats a sample and output, the directions paid for, and `linear_evidence_`, that of a linear
-    model.
+    Of the modules to be read, with `read=True`: `found_`, whether they are, and `doubt_`, why not; `n_modules_`;
+    `directions_`, of unit length in standardised columns, and `directions_original_`, in units of the original columns,
+    both (K, M), or (K, b, M) for modules of b > 1 coordinates, of which only the span has a meaning, M encoded columns,
+    whose names are `column_names_`; `shares_`, the covariance of what each module adds with the prediction, over the
+    variance of y, and `linear_share_`: they add up to the part that is explained; `agreement_`, the mean cosine between
+    each module and the one most like it in another search; `turn_`, the largest posterior variance of a direction in
+    squared radians; `evidence_`, the log evidence in nats a sample and output, less what the choice of directions
+    costs, and `linear_evidence_`, that of a linear model.
 
     `seconds_` tells what both parts took."""
     def __init__(self,
@@ -216,8 +216,8 @@ def fit_prediction(
     return rungs, fold
 
 # %% ../../nbs/tables/06_estimators.ipynb #tabe-085
-READ_ATTRIBUTES = ('n_modules_', 'shares_', 'linear_share_', 'directions_', 'directions_original_', 'agreement_', 'turn_',
-                   'evidence_', 'linear_evidence_', 'found_', 'doubt_') # which only a search for modules sets
+READ_ATTRIBUTES = ('n_modules_', 'shares_', 'linear_share_', 'directions_', 'directions_original_', 'agreement_',
+                   'turn_', 'evidence_', 'linear_evidence_', 'found_', 'doubt_') # which only a search for modules sets
 
 # %% ../../nbs/tables/06_estimators.ipynb #tabe-09
 def fit_table(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TABLE_SCALES', 'ROUGH_SECONDS', 'ALL_METHODS', 'TEST_SHARE', 'STEP', 'SUBSPACES', 'SUBSPACE_SEEDS', 'DEPENDENT',
-           'TABLE_TARGETS', 'SECONDS_TARGETS', 'table_cells', 'method_study', 'table_rivals_studies',
+           'TABLE_TARGETS', 'SECONDS_TARGETS', 'table_cells', 'method_study', 'table_methods', 'table_rivals_studies',
            'table_ours_studies', 'any_row', 'tables_study', 'summarise_tables', 'method_ranks', 'corrected_test',
            'paired_errors', 'error_texts', 'gradient_direction', 'subspace_row', 'subspaces_study', 'against_targets',
            'complete_rows', 'without_twins', 'shortfall', 'method_colour', 'plot_ranks', 'plot_subspaces', 'plot_pairs']
@@ -23,8 +23,8 @@ from ..base.study import Study, grid, one_by_one, same_cost
 from ..base.symbols import choice, single
 from ..rule.rivals import installed
 from .fixed_splits import SMALL_TABLES, TABLE_TASKS, read_table_task, table_folder, table_text
-from .rivals import COVERAGES, OURS, SEEN_INSIDE, TABLE_PACKAGES, TABLE_RIVALS, fit_ours
-from .rivals import rival_in_units, table_row
+from .rivals import COVERAGES, OURS, SEEN_INSIDE, STACK_PACKAGES, TABLE_PACKAGES, TABLE_RIVALS
+from .rivals import fit_ours, rival_in_units, table_row
 
 # %% ../../nbs/tables/10_evidence.ipynb #tr-054
 # by scale: tables; splits of each at most; the same of a large one
@@ -59,6 +59,14 @@ def method_study(
     return Study(f'tables_{method}', table_cells(scale, method, large_splits), run,
                  cost=partial(same_cost, ROUGH_SECONDS[method]), width=1)
 
+# %% ../../nbs/tables/10_evidence.ipynb #tr-0565
+def table_methods(
+    methods:Sequence[str]|None=None, # of TABLE_RIVALS; None: all that are installed
+) -> list[str]: # their names
+    "Rivals whose packages are there. Raises `ValueError` for an unknown one, `ModuleNotFoundError` for a missing one."
+    needs = {method: (package, package) for method, package in (TABLE_PACKAGES | STACK_PACKAGES).items()}
+    return installed('methods', methods, TABLE_RIVALS, needs)
+
 # %% ../../nbs/tables/10_evidence.ipynb #tr-057
 def table_rivals_studies(
     scale:str='paper', # 'smoke': one split; 'quick': split 0 of the small tables; 'paper': all, 3 of a large one
@@ -67,9 +75,8 @@ def table_rivals_studies(
     large_splits:int|None=None, # splits of a large table; None: those of the scale
 ) -> list[Study]: # one a method
     "The rivals on tables. Raises `ValueError` for an unknown scale or method."
-    needs = {method: (package, package) for method, package in TABLE_PACKAGES.items()}
     return [method_study(partial(rival_in_units, TABLE_RIVALS[method]), method, scale, data_dir, large_splits)
-            for method in installed('methods', methods, TABLE_RIVALS, needs)]
+            for method in table_methods(methods)]
 
 # %% ../../nbs/tables/10_evidence.ipynb #tr-058
 def table_ours_studies(

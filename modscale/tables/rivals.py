@@ -7,15 +7,15 @@ __all__ = ['FOLDS_UP_TO', 'SEARCH_ROWS', 'FINALISTS', 'PURSUITS', 'EBM_BAGS', 'E
            'LIGHTGBM_SETTINGS', 'FOREST_TREES', 'EXACT_ROWS', 'INDUCING', 'GP_START_ROWS', 'GP_START_STEPS', 'GP_STEPS',
            'MLP_STEPS', 'MLP_LOOKS', 'MLP_NETWORKS', 'XRFM_KERNELS', 'XRFM_SETTINGS', 'XRFM_ROWS', 'XRFM_WHOLE',
            'XRFM_LEAF', 'XRFM_SPLIT', 'XRFM_SINGLE', 'LAPLACE_SETTINGS', 'STACK_FOLDS', 'TABLE_RIVALS',
-           'TABLE_PACKAGES', 'OURS', 'SEEN_INSIDE', 'COVERAGES', 'FIRST_LOADED', 'TableFit', 'TableScale', 'scale_of',
-           'validation_folds', 'judge_settings', 'search_setting', 'drawn_settings', 'estimator_loss', 'setting_text',
-           'searched_fit', 'ridge_on_table', 'pursuit_on_table', 'ebm_of', 'ebm_on_table', 'gam_on_table', 'most_trees',
-           'boosting_loss', 'boosting_on_table', 'lightgbm_of', 'lightgbm_loss', 'lightgbm_search', 'lightgbm_on_table',
-           'forest_of', 'forest_on_table', 'process_kernel', 'process_of', 'climb_evidence', 'best_process',
-           'process_on_table', 'perceptron_of', 'train_perceptron', 'mlp_loss', 'mlp_on_table', 'feature_machine_of',
-           'machine_loss', 'machine_search', 'machine_tree', 'machine_on_table', 'laplace_of', 'laplace_loss',
-           'laplace_search', 'laplace_on_table', 'stack_on_table', 'one_thread', 'timed_fit', 'rival_in_units',
-           'fit_ours', 'table_scores', 'table_row']
+           'TABLE_PACKAGES', 'STACK_PACKAGES', 'OURS', 'SEEN_INSIDE', 'COVERAGES', 'FIRST_LOADED', 'TableFit',
+           'TableScale', 'scale_of', 'validation_folds', 'judge_settings', 'search_setting', 'drawn_settings',
+           'estimator_loss', 'setting_text', 'searched_fit', 'ridge_on_table', 'pursuit_on_table', 'ebm_of',
+           'ebm_on_table', 'gam_on_table', 'most_trees', 'boosting_loss', 'boosting_on_table', 'lightgbm_of',
+           'lightgbm_loss', 'lightgbm_search', 'lightgbm_on_table', 'forest_of', 'forest_on_table', 'process_kernel',
+           'process_of', 'climb_evidence', 'best_process', 'process_on_table', 'perceptron_of', 'train_perceptron',
+           'mlp_loss', 'mlp_on_table', 'feature_machine_of', 'machine_loss', 'machine_search', 'machine_tree',
+           'machine_on_table', 'laplace_of', 'laplace_loss', 'laplace_search', 'laplace_on_table', 'stack_on_table',
+           'one_thread', 'timed_fit', 'rival_in_units', 'fit_ours', 'table_scores', 'table_row']
 
 # %% ../../nbs/tables/09_rivals.ipynb #tr-002
 import math
@@ -592,8 +592,8 @@ TABLE_RIVALS = dict(linear=ridge_on_table, gam=gam_on_table, ebm=ebm_on_table, p
                     boosting=boosting_on_table, lightgbm=lightgbm_on_table, forest=forest_on_table,
                     gp=process_on_table, mlp=mlp_on_table, xrfm=machine_on_table, laplace=laplace_on_table,
                     stack=stack_on_table)
-TABLE_PACKAGES = dict(gam='pygam', ebm='interpret', pursuit='skpp', lightgbm='lightgbm', gp='gpytorch', xrfm='xrfm',
-                      stack='lightgbm')
+TABLE_PACKAGES = dict(gam='pygam', ebm='interpret', pursuit='skpp', lightgbm='lightgbm', gp='gpytorch', xrfm='xrfm')
+STACK_PACKAGES = dict(stack='lightgbm') # of blends of rivals
 OURS = dict(ours=dict(effort='usual'), ours_quick=dict(effort='quick'), ours_thorough=dict(effort='thorough'),
             ours_many=dict(effort='usual', predictor='many')) # the last without the machine of columns
 SEEN_INSIDE = ('linear', 'gam', 'ebm', 'pursuit', 'ours_many') # methods whose parts can be drawn
