@@ -1352,6 +1352,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'modscale/tables/evidence.py'),
                                           'modscale.tables.evidence.tables_study': ( 'tables/evidence.html#tables_study',
                                                                                      'modscale/tables/evidence.py'),
+                                          'modscale.tables.evidence.without_arms': ( 'tables/evidence.html#without_arms',
+                                                                                     'modscale/tables/evidence.py'),
                                           'modscale.tables.evidence.without_twins': ( 'tables/evidence.html#without_twins',
                                                                                       'modscale/tables/evidence.py')},
             'modscale.tables.fixed_splits': { 'modscale.tables.fixed_splits.TableDamaged': ( 'tables/fixed_splits.html#tabledamaged',

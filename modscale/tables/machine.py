@@ -95,7 +95,7 @@ JITTER = 1e-9 # of the diagonal is added where centres lie so close together tha
 # %% ../../nbs/tables/03_machine.ipynb #mach-18
 COMPARED_ROWS = 1200 # rows on which settings are compared
 COMPARED_FOLDS = 3 # folds on which they are judged
-MACHINE_WIDTHS = (1., 3., 9.) # in units of half the number of columns: a typical distance
+MACHINE_WIDTHS = (1., 3., 9.) # in units of half the number of columns; distances of standard columns grow with it
 MACHINE_RIDGES = (1e-4, 1e-3, 1e-2, .1, .5)
 TEMPERS = (.5, 1.) # γ
 
