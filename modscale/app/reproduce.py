@@ -348,7 +348,7 @@ def keep_tables(
         table, made = table_records(stores, studies)
         if not made: continue
         part = all_parts()[name]
-        kept.append(part.keep(table))
+        kept.append(part.keep(table).drop_duplicates([*studies[0].cells[0]])) # stores may share cells
         write_part(part, kept[-1], out)
         total = dict(made[0], **{key: sum(one[key] for one in made) for key in ('seconds', 'wall_seconds', 'cells')},
                      finished=max(one['finished'] for one in made))
