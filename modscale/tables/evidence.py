@@ -301,6 +301,7 @@ def method_colour(method:str) -> str:
                  ours_thorough=COLOURS['ours'], laplace=COLOURS['kernel'])
     return named.get(method, COLOURS['modular'] if method in SEEN_INSIDE else COLOURS['monolithic'])
 
+# %% ../../nbs/tables/10_evidence.ipynb #evid-253
 def plot_ranks(rows:pd.DataFrame): # of `table_row`; -> Figure
     "Average ranks, and how far each method is from the best against its seconds."
     import matplotlib.pyplot as plt
@@ -316,7 +317,9 @@ def plot_ranks(rows:pd.DataFrame): # of `table_row`; -> Figure
     axes[1].set(xscale='log', yscale='log', xlabel='processor seconds of a split, search included',
                 ylabel='error over the best on a table')
     top = far.ratio.drop('linear', errors='ignore').max()
-    if top > 0: axes[1].set_ylim(top=top*1.1) # there is none where nothing else is compared
+    axes[1].set_yticks([1, 1.25, 1.5, 2, 3, 4], ['1', '1¼', '1½', '2', '3', '4'])
+    axes[1].minorticks_off()
+    if top > 0: axes[1].set_ylim(.97, top*1.1) # there is none where nothing else is compared
     fig.tight_layout()
     return fig
 
