@@ -318,7 +318,8 @@ def plot_ranks(rows:pd.DataFrame): # of `table_row`; -> Figure
                 ylabel='error over the best on a table')
     top = far.ratio.drop('linear', errors='ignore').max()
     axes[1].set_yticks([1, 1.25, 1.5, 2, 3, 4], ['1', '1¼', '1½', '2', '3', '4'])
-    axes[1].minorticks_off()
+    axes[1].yaxis.set_tick_params(which='minor', left=False)
+    if len(far) > 1: axes[1].set_xlim(left=far.seconds.drop('linear', errors='ignore').min()/2)
     if top > 0: axes[1].set_ylim(.97, top*1.1) # there is none where nothing else is compared
     fig.tight_layout()
     return fig
