@@ -337,9 +337,9 @@ def test_the_benchmark_has_a_row_for_each_peer(data, monkeypatch):
     from modscale.app import bench
     monkeypatch.setattr(bench, 'TABLES_SHOWN', ('servo',))
     monkeypatch.setitem(rivals.OURS, 'ours', dict(effort='quick'))
-    monkeypatch.setattr(rivals, 'TABLE_RIVALS', {name: rivals.TABLE_RIVALS[name] for name in ('linear', 'laplace')})
+    monkeypatch.setattr(evidence, 'TABLE_RIVALS', {name: rivals.TABLE_RIVALS[name] for name in ('linear', 'laplace')})
     # a rival that is not installed is left out
-    monkeypatch.setattr(rivals, 'TABLE_PACKAGES', dict(laplace='no_such_package'))
+    monkeypatch.setattr(evidence, 'TABLE_PACKAGES', dict(laplace='no_such_package'))
     (row,) = bench.bench('tables', 2, data).to_dict('records')
     ours, linear = (np.mean([evidence.any_row('servo', split, method, data).rmse[0] for split in range(2)])
                     for method in ('ours', 'linear'))
