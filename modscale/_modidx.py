@@ -1318,6 +1318,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'modscale/tables/evidence.py'),
                                           'modscale.tables.evidence.error_texts': ( 'tables/evidence.html#error_texts',
                                                                                     'modscale/tables/evidence.py'),
+                                          'modscale.tables.evidence.fit_of': ('tables/evidence.html#fit_of', 'modscale/tables/evidence.py'),
                                           'modscale.tables.evidence.gradient_direction': ( 'tables/evidence.html#gradient_direction',
                                                                                            'modscale/tables/evidence.py'),
                                           'modscale.tables.evidence.method_colour': ( 'tables/evidence.html#method_colour',

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['TABLE_SCALES', 'ROUGH_SECONDS', 'ALL_METHODS', 'TEST_SHARE', 'STEP', 'SUBSPACES', 'SUBSPACE_SEEDS', 'DEPENDENT',
-           'TABLE_TARGETS', 'SECONDS_TARGETS', 'table_cells', 'method_study', 'table_methods', 'table_rivals_studies',
-           'table_ours_studies', 'any_row', 'tables_study', 'summarise_tables', 'method_ranks', 'corrected_test',
-           'paired_errors', 'error_texts', 'gradient_direction', 'subspace_row', 'subspaces_study', 'against_targets',
-           'complete_rows', 'without_twins', 'shortfall', 'without_arms', 'method_colour', 'plot_ranks',
-           'plot_subspaces', 'plot_pairs']
+           'TABLE_TARGETS', 'SECONDS_TARGETS', 'table_cells', 'fit_of', 'method_study', 'table_methods',
+           'table_rivals_studies', 'table_ours_studies', 'any_row', 'tables_study', 'summarise_tables', 'method_ranks',
+           'corrected_test', 'paired_errors', 'error_texts', 'gradient_direction', 'subspace_row', 'subspaces_study',
+           'against_targets', 'complete_rows', 'without_twins', 'shortfall', 'without_arms', 'method_colour',
+           'plot_ranks', 'plot_subspaces', 'plot_pairs']
 
 # %% ../../nbs/tables/10_evidence.ipynb #evid-02
 import math
@@ -43,20 +43,27 @@ def table_cells(
     return [dict(table=name, split=split, method=method) for split in range(max(count.values()))
             for name in names if split < count[name]]
 
+# %% ../../nbs/tables/10_evidence.ipynb #tr-0545
+def fit_of(
+    method:str, # of TABLE_RIVALS or OURS
+) -> Callable: # inputs, targets and a seed to a TableFit
+    "How a method is fitted: rivals in standard units, ours as a user has it."
+    if method in OURS: return partial(fit_ours, OURS[method])
+    return partial(rival_in_units, TABLE_RIVALS[method])
+
 # %% ../../nbs/tables/10_evidence.ipynb #tr-055
 ROUGH_SECONDS = dict(linear=.2, gam=20., ebm=60., pursuit=40., boosting=40., lightgbm=40., forest=20., gp=40., mlp=60.,
                      xrfm=60., laplace=5., stack=40., ours_quick=10., ours=60., ours_thorough=200.,
                      ours_many=60.) # of a cell, for the progress bar
 
 def method_study(
-    fit:Callable, # inputs, targets and a seed to a TableFit; its code is the version of the rows
-    method:str, # its name
+    method:str, # of TABLE_RIVALS or OURS; the code of its fit is the version of the rows
     scale:str, # 'smoke', 'quick' or 'paper'
     data_dir:str|Path|None, # as for `read_table_task`
     large_splits:int|None, # as for `table_cells`
 ) -> Study:
     "One method on all tables; equal costs keep the order of cells."
-    run = partial(one_by_one, partial(table_row, fit, data_dir=data_dir))
+    run = partial(one_by_one, partial(table_row, fit_of(method), data_dir=data_dir))
     return Study(f'tables_{method}', table_cells(scale, method, large_splits), run,
                  cost=partial(same_cost, ROUGH_SECONDS[method]), width=1)
 
@@ -64,7 +71,7 @@ def method_study(
 def table_methods(
     methods:Sequence[str]|None=None, # of TABLE_RIVALS; None: all that are installed
 ) -> list[str]: # their names
-    "Rivals whose packages are there. Raises `ValueError` for an unknown one, `ModuleNotFoundError` for a missing one."
+    "Rivals whose packages are there; others are left out, and stderr says so. Raises `ValueError` for unknown names."
     needs = {method: (package, package) for method, package in (TABLE_PACKAGES | STACK_PACKAGES).items()}
     return installed('methods', methods, TABLE_RIVALS, needs)
 
@@ -76,8 +83,7 @@ def table_rivals_studies(
     large_splits:int|None=None, # splits of a large table; None: those of the scale
 ) -> list[Study]: # one a method
     "The rivals on tables. Raises `ValueError` for an unknown scale or method."
-    return [method_study(partial(rival_in_units, TABLE_RIVALS[method]), method, scale, data_dir, large_splits)
-            for method in table_methods(methods)]
+    return [method_study(method, scale, data_dir, large_splits) for method in table_methods(methods)]
 
 # %% ../../nbs/tables/10_evidence.ipynb #tr-058
 def table_ours_studies(
@@ -85,12 +91,11 @@ def table_ours_studies(
     methods:Sequence[str]|None=None, # of OURS; None: all
     data_dir:str|Path|None=None, # as for `read_table_task`
     large_splits:int|None=None, # splits of a large table; None: those of the scale
-) -> list[Study]: # one an effort
+) -> list[Study]: # one an arm
     "Ours on tables. Raises `ValueError` for an unknown scale or method."
     methods = list(OURS if methods is None else methods)
     for method in methods: choice('methods', method, OURS)
-    return [method_study(partial(fit_ours, OURS[method]), method, scale, data_dir, large_splits)
-            for method in methods]
+    return [method_study(method, scale, data_dir, large_splits) for method in methods]
 
 # %% ../../nbs/tables/10_evidence.ipynb #evid-05
 ALL_METHODS = (*OURS, *TABLE_RIVALS)
@@ -102,8 +107,7 @@ def any_row(
     data_dir:str|Path|None=None, # as for `read_table_task`
 ) -> pd.DataFrame: # of `table_row`
     "One method on one split."
-    fit = partial(fit_ours, OURS[method]) if method in OURS else partial(rival_in_units, TABLE_RIVALS[method])
-    return table_row(fit, table, split, method, data_dir)
+    return table_row(fit_of(method), table, split, method, data_dir)
 
 # %% ../../nbs/tables/10_evidence.ipynb #evid-06
 def tables_study(
