@@ -13,7 +13,7 @@ x = torch.randn(2, 100, 3, generator=torch.Generator().manual_seed(0))
 y, n = x.sin().sum(2, keepdim=True), torch.tensor([60, 80])
 
 def main(folder, steps, dies):
-    with process_group(timeout=60) as group:
+    with process_group('gloo', timeout=60) as group:  # two processes may share a machine with one GPU
         net = ModularNet(random_projections(2, 2, 3), width=8, seed=group.rank)
         start_together(net, group)
         def feed(done):
