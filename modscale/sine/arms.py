@@ -11,7 +11,9 @@ __all__ = ['ARM_NAMES', 'LARGE', 'ROUNDS_USUAL', 'ROUNDS_LARGE', 'TEACH_STEPS', 
            'needed_start', 'read_starts', 'stored_start', 'first_projections', 'build_stack', 'teach',
            'replay_gradient', 'arm_kind', 'Samples', 'samples_of', 'train_arms', 'run_arms', 'sample_sizes', 'tasks_of',
            'tries_of', 'arm_cells', 'needed_starts', 'arm_seconds', 'arm_memory', 'stack_networks', 'arms_study',
-           'rate_cells', 'paper_cells', 'growth_cells', 'longer_cells', 'family_cells', 'figure2_cells', 'best_tries']
+           'rate_cells', 'paper_cells', 'growth_cells', 'longer_cells', 'family_cells', 'figure2_cells',
+           'all_starts_study', 'growth_study', 'more_steps_study', 'all_families_study', 'figure2_study',
+           'search_starts_study', 'search_studies', 'best_tries']
 
 # %% ../../nbs/sine/07_arms.ipynb #arms-03
 import math
@@ -32,7 +34,7 @@ from ..nets.tasks import FAMILIES, Task, make_task
 from ..nets.train import fit, minibatches, mse
 from .figure2 import FIG2_GRID
 from .methods import direction_scores, mean_loss, shifted_losses, stack_samples, step_flops
-from .starts import SEED_STRIDE, FRESH, HEIGHTS, KERNELS, StartCell, text_array
+from .starts import SEED_STRIDE, FRESH, HEIGHTS, KERNELS, StartCell, starts_study, text_array
 
 # %% ../../nbs/sine/07_arms.ipynb #arms-06
 ARM_NAMES = ('monolithic', 'modular', 'frozen', 'paper', 'ours', 'distilled', 'oracle')
@@ -368,10 +370,11 @@ def stack_networks(
 def arms_study(
     name:str, # of the study
     cells:list[ArmCell], # networks
-    starts:str|None=None, # path of the table of starts
+    starts:str|None=None, # path of the table of starts; None: cells that need one are left out
     device:str='cpu', # where to compute
 ) -> Study: # ready for a sweep
     "A study of networks."
+    if starts is None: cells = [cell for cell in cells if needed_start(cell) is None]
     run = partial(run_arms, starts=starts, device=device)
     return Study(name, list(map(asdict, cells)), run, group=arm_kind, cost=arm_seconds, memory=arm_memory,
                  width=partial(stack_networks, device))
@@ -403,7 +406,7 @@ def paper_cells() -> list[ArmCell]:
 
 # %% ../../nbs/sine/07_arms.ipynb #arms-32
 ARM_SCALES = dict(
-    smoke=dict(five=((2, 5),), square=((2, 2),), wide=((2, 2),), n=(100, 400), seeds=range(1), steps=200),
+    smoke=dict(five=((2, 5),), square=((2, 2),), wide=((2, 2),), n=(100, 400), seeds=range(1), steps=60),
     quick=dict(five=((2, 5), (5, 5), (9, 5)), square=((9, 9),), wide=((5, 5),), n=(200, 800, 3200), seeds=range(2),
                steps=2000),
     paper=dict(five=SIZES_AT_FIVE, square=SIZES_SQUARE, wide=WIDE_SIZES, n=None, seeds=None, steps=5000))
@@ -458,6 +461,41 @@ def figure2_cells(
     return [ArmCell('monolithic', m=m, k=k, n=n, seed=seed, width=width, depth=depth, steps=g['steps'], lr=FIGURE2_RATE)
             for width, depth in g['shapes'] for m in g['m'] for k in g['k']
             for seed in range(FIGURE2_TASKS if scale == 'paper' else 1) for n in g['n']]
+
+# %% ../../nbs/sine/07_arms.ipynb #arms-37
+def all_starts_study(scale:str='paper') -> Study:
+    "The starts that all studies of networks need."
+    return starts_study('sine_starts', needed_starts(growth_cells(scale) + longer_cells(scale) + family_cells(scale)))
+
+# %% ../../nbs/sine/07_arms.ipynb #arms-371
+def growth_study(scale:str='paper', **how) -> Study:
+    "`growth_cells`; `starts` and `device` as of `arms_study`."
+    return arms_study('sine_growth', growth_cells(scale), **how)
+
+# %% ../../nbs/sine/07_arms.ipynb #arms-372
+def more_steps_study(scale:str='paper', **how) -> Study:
+    "`longer_cells`; `starts` and `device` as of `arms_study`."
+    return arms_study('sine_longer', longer_cells(scale), **how)
+
+# %% ../../nbs/sine/07_arms.ipynb #arms-373
+def all_families_study(scale:str='paper', **how) -> Study:
+    "`family_cells`; `starts` and `device` as of `arms_study`."
+    return arms_study('sine_families', family_cells(scale), **how)
+
+# %% ../../nbs/sine/07_arms.ipynb #arms-374
+def figure2_study(scale:str='paper', **how) -> Study:
+    "`figure2_cells`; `device` as of `arms_study`."
+    return arms_study('sine_figure2', figure2_cells(scale), **how)
+
+# %% ../../nbs/sine/07_arms.ipynb #arms-375
+def search_starts_study(scale:str='paper') -> Study:
+    "The starts that the search needs, the same at every scale."
+    return starts_study('sine_search_starts', needed_starts(paper_cells() + rate_cells()))
+
+# %% ../../nbs/sine/07_arms.ipynb #arms-376
+def search_studies(scale:str='paper', **how) -> list[Study]:
+    "Both searches, the same at every scale; `starts` and `device` as of `arms_study`."
+    return [arms_study('sine_search_paper', paper_cells(), **how), arms_study('sine_search_rates', rate_cells(), **how)]
 
 # %% ../../nbs/sine/07_arms.ipynb #arms-41
 def best_tries(

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['KERNELS', 'SEED_STRIDE', 'PAPER_RATE', 'PAPER_BATCH', 'HEIGHTS', 'COUNTED', 'FRESH', 'StartCell', 'network_features',
-           'paper_projections', 'module_curves', 'array_text', 'text_array', 'find_start', 'start_row', 'start_seconds',
-           'starts_study']
+           'objective_of', 'paper_start', 'paper_projections', 'module_curves', 'array_text', 'text_array',
+           'find_start', 'start_row', 'start_seconds', 'starts_study']
 
 # %% ../../nbs/sine/06_starts.ipynb #starts-03
 import base64
 import math
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Literal
@@ -27,7 +28,7 @@ from ..nets.networks import ModularNet, count_flops, random_projections
 from ..nets.tasks import FAMILIES, Task, make_task
 from ..rule.align import PAPER_STEPS, Alignment, align
 from ..rule.descent import descend, standard_data
-from ..rule.kernel import coverage, likeness, orthonormal, project, quadratic_and_logdet, wide_start
+from ..rule.kernel import Kernel, coverage, likeness, orthonormal, project, quadratic_and_logdet, wide_start
 from ..rule.search import PAPER_NOISE, PAPER_WIDTH, paper_objective
 from .methods import search_of
 
@@ -85,6 +86,28 @@ def network_features(
     size = hidden(usual).square().sum(2).mean(1).sqrt()[:, None, None]
     return lambda z: hidden(z)/size
 
+# %% ../../nbs/sine/06_starts.ipynb #starts-095
+def objective_of(
+    cell:StartCell # of the paper's rule
+) -> Callable: # of a kernel, inputs (n, m) and standardised targets (n, 1), to a scalar
+    "What Algorithm 1 improves: the sum over modules of yᵀ(K_j + λI)⁻¹y / n."
+    if cell.kernel == 'rbf': return paper_objective
+    features = network_features(cell.K, cell.m, cell.random)
+    def value(kernel, x, Y):
+        Phi = features(project(x, kernel.U))
+        return quadratic_and_logdet(Phi, Y, kernel.log_noise.double().exp())[0].sum()/len(Y)
+    return value
+
+# %% ../../nbs/sine/06_starts.ipynb #starts-097
+def paper_start(
+    cell:StartCell # of the paper's rule
+) -> Kernel: # at random projections
+    "Where Algorithm 1 starts."
+    kernel = wide_start(cell.K, cell.m, cell.random)
+    kernel.log_bandwidth.fill_(math.log(cell.bandwidth))
+    kernel.log_noise.fill_(math.log(cell.ridge))
+    return kernel
+
 # %% ../../nbs/sine/06_starts.ipynb #starts-10
 PAPER_RATE = .05 # of Adam at the start: `paper_kernel` has it too
 PAPER_BATCH = 1024 # rows of a step
@@ -96,15 +119,9 @@ def paper_projections(
 ) -> np.ndarray: # shape (K, m), unit rows
     "Algorithm 1 with a kernel, a ridge and a bandwidth of the cell's."
     data, *_ = standard_data(x, y)
-    kernel = wide_start(cell.K, cell.m, cell.random)
-    kernel.log_bandwidth.fill_(math.log(cell.bandwidth))
-    kernel.log_noise.fill_(math.log(cell.ridge))
-    features = network_features(cell.K, cell.m, cell.random) if cell.kernel == 'network' else None
+    kernel, objective = paper_start(cell), objective_of(cell)
     def evaluate(at):
-        if features is None: value = paper_objective(kernel, data.x[at], data.Y[at])
-        else:
-            Phi = features(project(data.x[at], kernel.U))
-            value = quadratic_and_logdet(Phi, data.Y[at], kernel.log_noise.double().exp())[0].sum()/len(data.Y[at])
+        value = objective(kernel, data.x[at], data.Y[at])
         value.backward()
         return value.item()
     @torch.no_grad()
