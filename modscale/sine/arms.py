@@ -503,7 +503,7 @@ def best_tries(
     most:int|None=None, # random starts that count; None: all
 ) -> pd.DataFrame: # a row a task and n: the try with the least validation loss; `gflop` of all, and `tries`
     "What an arm reaches that chooses by validation."
-    if most is not None: table = table[table.start < most]
+    table = (table if most is None else table[table.start < most]).reset_index(drop=True)
     groups = table.groupby(['family', 'm', 'k', 'n', 'seed', 'steps'], sort=False)
     spent = groups.gflop.agg(['sum', 'size'])
     best = table.loc[groups.validation_loss.idxmin()]
