@@ -1052,7 +1052,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'modscale.sine.growth': { 'modscale.sine.growth.GrowthFit': ('sine/growth.html#growthfit', 'modscale/sine/growth.py'),
                                       'modscale.sine.growth.GrowthFit.__call__': ( 'sine/growth.html#growthfit.__call__',
                                                                                    'modscale/sine/growth.py'),
-                                      'modscale.sine.growth.compare_laws': ('sine/growth.html#compare_laws', 'modscale/sine/growth.py'),
+                                      'modscale.sine.growth.compare_growth': ('sine/growth.html#compare_growth', 'modscale/sine/growth.py'),
                                       'modscale.sine.growth.fit_growth': ('sine/growth.html#fit_growth', 'modscale/sine/growth.py'),
                                       'modscale.sine.growth.left_out_density': ( 'sine/growth.html#left_out_density',
                                                                                  'modscale/sine/growth.py'),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LAWS', 'LEAST_SCATTER', 'DECIDED', 'needed_points', 'GrowthFit', 'point_densities', 'fit_growth', 'left_out_density',
-           'compare_laws']
+           'compare_growth']
 
 # %% ../../nbs/sine/08_growth.ipynb #grow-03
 import math
@@ -93,7 +93,7 @@ def left_out_density(
     return total
 
 # %% ../../nbs/sine/08_growth.ipynb #grow-17b
-def compare_laws(
+def compare_growth(
     points:pd.DataFrame # of `needed_points`
 ) -> dict: # slope of each law, its predictions in nats, and `better`: a law, or 'undecided'
     "Fit both laws and let them predict."
