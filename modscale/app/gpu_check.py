@@ -65,7 +65,7 @@ def rule_agreement(
         optimise_kernel(kernel, data, 25, seed=0)
         ends.append(kernel.U.cpu())
     here, there = (align(x, y, 5, seed=0, device=where) for where in ('cpu', device))
-    alive = likeness(*ends).max(1)[kernel.log_scale.cpu() > -6] # modules that carry something
+    alive = likeness(*ends).diagonal()[kernel.log_scale.cpu() > -6] # modules that carry something; no two change places
     apart = (gradients[1] - gradients[0]).norm()/gradients[0].norm()
     return [compared('derivatives of the evidence in the projections', apart, SAME_GRADIENT),
             compared('modules after 25 steps of the descent', 1 - alive.min(), SAME_MODULES),
@@ -148,7 +148,7 @@ def race_devices(
 
 # %% ../../nbs/app/07_gpu_check.ipynb #gpu-023
 STACK_WIDTHS = (8, 32, 128) # units of a hidden layer
-STACKS = (24, 384) # networks: what a processor likes, and what fills a GPU
+STACKS = (24, 384) # networks: what a processor's cache holds, and many more
 RULE_SIZES = ((100, 10, 100_000), (1000, 20, 1_000_000)) # m, K, n
 IMAGES_WIDE = 8 # images side by side
 

@@ -20,18 +20,20 @@ from .samples_needed import bootstrap_crossings, bootstrap_se
 
 # %% ../../nbs/sine/08_growth.ipynb #grow-11
 def needed_points(
-    table:pd.DataFrame, # rows of one arm, columns m, n, seed, test_loss
+    table:pd.DataFrame, # rows of one arm, columns m, k, n, seed, test_loss; one k, or k = m
     target:float, # test loss to reach
     draws:int=1000, # of the tasks
-) -> pd.DataFrame: # a row an m: m, log_n, se, above (a bound), tasks; without those below the target at their first n
-    "Log samples needed of every size, as the fits take them. Raises `ValueError` when a task lacks an n."
+) -> pd.DataFrame: # a row an m: m, log_n, se, bound (1: above log_n, -1: below it, 0: neither), tasks
+    "Log samples needed of every size, as the fits take them. Raises `ValueError` when a task lacks an n, or k varies."
+    if table.k.nunique() > 1 and not table.k.equals(table.m):
+        raise ValueError(f'table must have one k, or k = m, got k={sorted(table.k.unique().tolist())}')
     rows = []
     for m, part in table.groupby('m'):
         center, drawn, n = bootstrap_crossings(part, target, draws)
-        if center == -np.inf: continue
         tasks = part.seed.nunique()
-        rows.append(dict(m=m, log_n=min(center, math.log(n[-1])), se=bootstrap_se(drawn, tasks),
-                         above=bool(center == np.inf), tasks=tasks))
+        ends = np.log(n[[0, -1]])
+        rows.append(dict(m=m, log_n=float(np.clip(center, *ends)), se=bootstrap_se(drawn, tasks),
+                         bound=0 if np.isfinite(center) else int(np.sign(center)), tasks=tasks))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/sine/08_growth.ipynb #grow-13
@@ -60,16 +62,18 @@ def point_densities(
     "How likely points are under a law."
     sd = np.sqrt(points.se.to_numpy()**2 + scatter**2)
     away = (points.log_n.to_numpy() - center)/sd
-    return np.where(points.above, log_ndtr(-away), -away**2/2 - np.log(sd) - math.log(2*math.pi)/2)
+    bound = points.bound.to_numpy()
+    return np.where(bound == 0, -away**2/2 - np.log(sd) - math.log(2*math.pi)/2, log_ndtr(-bound*away))
 
 # %% ../../nbs/sine/08_growth.ipynb #grow-15
 def fit_growth(
     points:pd.DataFrame, # of `needed_points`
     law:str, # one of LAWS
 ) -> GrowthFit: # of maximum likelihood
-    "Fit a law. Raises `ValueError` for fewer than three sizes that are no bounds."
+    "Fit a law. Raises `ValueError` for fewer than three sizes that are no bounds, or without standard errors."
     x = LAWS[choice('law', law, LAWS)](points.m.to_numpy(dtype=float))
-    known = ~points.above.to_numpy(dtype=bool)
+    known = points.bound.eq(0).to_numpy()
+    if points.se.isna().any(): raise ValueError('points must have standard errors: two tasks or more a size')
     if known.sum() < 3: raise ValueError(f'points must have three sizes that reach the loss, got {known.sum()}')
     slope, level = np.polyfit(x[known], points.log_n[known], 1)
     def loss(p): return -point_densities(points, p[0] + p[1]*x, max(LEAST_SCATTER, math.exp(p[2]))).sum()
@@ -101,4 +105,4 @@ def compare_growth(
     for law in LAWS:
         row |= {f'{law}_slope': fit_growth(points, law).slope, f'{law}_nats': left_out_density(points, law)}
     gap = row['power_nats'] - row['exponential_nats']
-    return row | dict(better='undecided' if abs(gap) < DECIDED else 'power' if gap > 0 else 'exponential')
+    return row | dict(better='power' if gap >= DECIDED else 'exponential' if gap <= -DECIDED else 'undecided')

@@ -75,7 +75,7 @@ def network_features(
     seed:int, # of the network
     width:int=32, # units of a hidden layer, two of them, as in the networks that are trained
 ): # inputs of the modules, shape (n, K, 1), to features, shape (K, n, width)
-    "The last hidden layer of each module of a network that has not been trained; a kernel of one on average."
+    "The last hidden layer of each untrained module, so scaled that its kernel is one on average over -2 to 2."
     body = ModularNet(random_projections(1, K, m, seed=seed), width=width, seed=seed).body
     layers = [(W.detach(), c.detach()) for W, c in zip(body.weights[:-1], body.biases[:-1])]
     def hidden(z):
