@@ -98,6 +98,9 @@ def test_sweeps_of_starts_and_networks_from_the_command_line(tmp_path):
         rows = pd.read_parquet(tmp_path/'growth'/'sine_growth.parquet')
         assert {'ours', 'distilled', 'paper'}.issubset(rows.arm) == bool(more)
     assert len(rows) == len(arms.growth_cells('smoke')) and rows.test_loss.notna().all()
+    some = ['sweep', 'run', 'sine_growth', '--scale', 'smoke', '--out', tmp_path/'some', '--quiet', '--methods']
+    assert modscale(*some, 'oracle').returncode == 0 and modscale(*some, 'best').returncode == 2
+    assert set(pd.read_parquet(tmp_path/'some'/'sine_growth.parquet').arm) == {'oracle'}
     refused = modscale('sweep', 'run', 'fig4', '--scale', 'smoke', '--out', tmp_path/'x', '--device', 'cpu')
     assert refused.returncode == 2 and "device='cpu'" in refused.stderr and not (tmp_path/'x').exists()
 

@@ -356,11 +356,11 @@ class RunSweep:
         cell = studies[0].cells[0]
         if room == 'images': import_module('modscale.images.data').load_images(cell['dataset'], self.data_dir, limit=10)
         if room == 'tables': import_module('modscale.tables.fixed_splits').read_table_task(cell['table'], self.data_dir)
-        def method(cell): return cell.get('method', cell.get('arm'))
-        known = sorted({method(c) for study in studies for c in study.cells} - {None})
+        def arm_of(cell): return cell.get('method', cell.get('arm'))
+        known = sorted({arm_of(c) for study in studies for c in study.cells} - {None})
         for method in self.methods: choice('methods', method, known)
         if not self.methods: return studies
-        some = [(study, [c for c in study.cells if method(c) in self.methods]) for study in studies]
+        some = [(study, [c for c in study.cells if arm_of(c) in self.methods]) for study in studies]
         return [replace(study, cells=cells) for study, cells in some if cells]
 
 # %% ../../nbs/app/04_cli.ipynb #34-1802
