@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SAME_GRADIENT', 'SAME_MODULES', 'SAME_LOSS', 'SAME_ROUNDED', 'SAME_ACCURACY', 'STACK_WIDTHS', 'STACKS', 'RULE_SIZES',
-           'IMAGES_WIDE', 'compared', 'rule_agreement', 'trained_losses', 'training_agreement', 'image_agreement',
-           'best_seconds', 'race_devices', 'training_race', 'rule_races', 'random_images', 'image_race', 'check_rows',
-           'race_rows', 'device_name', 'gpu_check', 'main']
+           'IMAGES_WIDE', 'compared', 'rule_agreement', 'stack_of', 'trained_losses', 'training_agreement',
+           'image_agreement', 'best_seconds', 'race_devices', 'training_race', 'rule_races', 'random_images',
+           'image_race', 'check_rows', 'race_rows', 'device_name', 'gpu_check', 'main']
 
 # %% ../../nbs/app/07_gpu_check.ipynb #gpu-003
 import argparse
@@ -71,7 +71,18 @@ def rule_agreement(
             compared('modules after 25 steps of the descent', 1 - alive.min(), SAME_MODULES),
             compared('modules of a whole alignment', 1 - likeness(here.U, there.U).max(1).min(), SAME_MODULES),
             compared('evidence of a whole alignment, nats a sample', abs(here.objective - there.objective),
-                      SAME_MODULES)]
+                     SAME_MODULES)]
+
+# %% ../../nbs/app/07_gpu_check.ipynb #gpu-0155
+def stack_of(
+    S:int, # networks
+    K:int, # modules of each; 0: monolithic networks
+    width:int, # units of a hidden layer
+    device:str, # where it lives
+) -> torch.nn.Module: # untrained, of five inputs
+    "A stack of either kind."
+    net = ModularNet(random_projections(S, K, 5), width=width) if K else MonolithicNet(5, width=width, S=S)
+    return net.to(device)
 
 # %% ../../nbs/app/07_gpu_check.ipynb #gpu-016
 def trained_losses(
@@ -83,8 +94,7 @@ def trained_losses(
     "Losses of a stack of three networks after training on sine waves."
     x, y = (torch.as_tensor(a, dtype=torch.float32) for a in sine_task(5, 5, seed=0).stream(1000, 0))
     x, y = x.expand(3, -1, -1).to(device), y.reshape(1, -1, 1).expand(3, -1, -1).to(device)
-    net = ModularNet(random_projections(3, K, 5), width=32) if K else MonolithicNet(5, width=32, S=3)
-    net = net.to(device)
+    net = stack_of(3, K, 32, device)
     fit(net, minibatches(x, y, torch.full((3,), 1000), 128), mse, steps, precision=precision)
     with torch.no_grad(): return mse(net(x), y).cpu().numpy()
 
@@ -99,7 +109,7 @@ def training_agreement(
         for precision, tolerance in dict(float32=SAME_LOSS, bfloat16=SAME_ROUNDED).items():
             here, there = (trained_losses(where, K, precision, steps) for where in ('cpu', device))
             rows.append(compared(f'loss of {kind} networks after {steps} steps, {precision}',
-                                  np.abs(there/here - 1).max(), tolerance))
+                                 np.abs(there/here - 1).max(), tolerance))
     return rows
 
 # %% ../../nbs/app/07_gpu_check.ipynb #gpu-018
@@ -162,8 +172,7 @@ def training_race(
     "Steps of a stack, 128 samples of five inputs each."
     def prepare(where):
         x, y = torch.randn(S, 128, 5, device=where), torch.randn(S, 128, 1, device=where)
-        net = ModularNet(random_projections(S, K, 5), width=width) if K else MonolithicNet(5, width=width, S=S)
-        net = net.to(where)
+        net = stack_of(S, K, width, where)
         def work(): fit(net, repeat((x, y)), mse, steps)
         return work
     kind = f'modular networks, K = {K}' if K else 'monolithic networks'

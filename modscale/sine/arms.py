@@ -7,7 +7,7 @@ __all__ = ['RANDOM_ARMS', 'ARM_NAMES', 'LARGE', 'ROUNDS_USUAL', 'ROUNDS_LARGE', 
            'DOUBLINGS', 'GROWN_N', 'LEAST_EACH', 'MOST_EACH', 'SIZES_AT_FIVE', 'SIZES_SQUARE', 'MONOLITHIC_SHAPES',
            'STARTS_OWN', 'STARTS_DOUBLE', 'STARTS_PAPER', 'WIDE_SIZES', 'TASKS', 'RATES_TRIED_SINE', 'RATES_USED',
            'PAPER_USED', 'STACK_UNITS', 'SEARCH_SEEDS', 'SEARCH_SIZES', 'RIDGES_TRIED', 'BANDWIDTHS_TRIED',
-           'ARM_SCALES', 'LONGER', 'LONGER_N', 'LONGER_MANY', 'LONGER_TASKS', 'FAMILY_N', 'FIGURE2_RATE',
+           'ARM_SCALES', 'MAIN_ARMS', 'LONGER', 'LONGER_N', 'LONGER_MANY', 'LONGER_TASKS', 'FAMILY_N', 'FIGURE2_RATE',
            'FIGURE2_TASKS', 'ArmCell', 'needed_start', 'read_starts', 'stored_start', 'first_projections',
            'build_stack', 'teach', 'replay_gradient', 'arm_kind', 'Samples', 'samples_of', 'train_arms', 'run_arms',
            'sample_sizes', 'tasks_of', 'tries_of', 'arm_cells', 'needed_starts', 'arm_seconds', 'arm_memory',
@@ -34,14 +34,14 @@ from ..nets.tasks import FAMILIES, Task, make_task
 from ..nets.train import fit, minibatches, mse
 from .figure2 import FIG2_GRID
 from .methods import direction_scores, mean_loss, shifted_losses, stack_samples, step_flops
-from .starts import SEED_STRIDE, FRESH, HEIGHTS, KERNELS, StartCell, starts_study, text_array
+from .starts import FRESH, HEIGHTS, KERNELS, OnTask, StartCell, starts_study, text_array
 
 # %% ../../nbs/sine/07_arms.ipynb #arms-06
 RANDOM_ARMS = ('monolithic', 'modular', 'frozen') # those that no rule and no truth helps
 ARM_NAMES = ('monolithic', 'modular', 'frozen', 'paper', 'ours', 'distilled', 'oracle')
 
 @settings
-class ArmCell:
+class ArmCell(OnTask):
     "One network of the comparison."
     arm:Literal[ARM_NAMES] # where the projections start; 'monolithic' has none
     m:Count=5 # input dimension
@@ -65,22 +65,6 @@ class ArmCell:
         alone = self.arm == 'monolithic'
         if self.K is None: object.__setattr__(self, 'K', 0 if alone else self.k)
         if alone != (self.K == 0): raise ValueError(f'K must be 0 for monolithic alone, got K={self.K} for {self.arm}')
-
-    @property
-    def cut(self) -> int:
-        "Samples for training."
-        return self.n - self.n//5
-    @property
-    def held(self) -> int:
-        "Samples on which early stopping decides: all that are held out, but no more than 1,000."
-        return min(self.n//5, 1000)
-    @property
-    def random(self) -> int:
-        "Seed of the network, and of its projections where they are random."
-        return self.seed + SEED_STRIDE*self.start
-    def task(self) -> Task:
-        "The cell's task; the same for every arm, n and start."
-        return make_task(self.family, self.m, self.k, self.seed)
 
 # %% ../../nbs/sine/07_arms.ipynb #arms-09
 LARGE = 10 # modules: from it on half the tasks, and fewer exchanges
@@ -411,6 +395,7 @@ ARM_SCALES = dict(
     quick=dict(five=((2, 5), (5, 5), (9, 5)), square=((9, 9),), wide=((5, 5),), n=(200, 800, 3200), seeds=range(2),
                steps=2000),
     paper=dict(five=SIZES_AT_FIVE, square=SIZES_SQUARE, wide=WIDE_SIZES, n=None, seeds=None, steps=5000))
+MAIN_ARMS = tuple(arm for arm in ARM_NAMES if arm not in ('paper', 'frozen')) # asked at every size
 LONGER = 4 # times the steps
 LONGER_N = (400, 800, 1600, 3200, 6400)
 LONGER_MANY = (12_800, 25_600, 51_200, 102_400) # samples of monolithic networks on large tasks
@@ -423,18 +408,17 @@ def growth_cells(
     "Every arm at all sizes; the paper's rule and frozen projections at a few."
     g = ARM_SCALES[choice('scale', scale, ARM_SCALES)]
     how = dict(n=g['n'], seeds=g['seeds'], steps=g['steps'])
-    usual = tuple(arm for arm in ARM_NAMES if arm not in ('paper', 'frozen'))
-    return arm_cells(usual, g['five'] + g['square'], **how) + arm_cells(('paper', 'frozen'), g['wide'], **how)
+    return arm_cells(MAIN_ARMS, g['five'] + g['square'], **how) + arm_cells(('paper', 'frozen'), g['wide'], **how)
 
 # %% ../../nbs/sine/07_arms.ipynb #arms-33
 def longer_cells(
     scale:str='paper' # one of ARM_SCALES
 ) -> list[ArmCell]:
     "All arms but the controls with more steps, and the widest monolithic networks where they have most samples."
-    g, arms = ARM_SCALES[choice('scale', scale, ARM_SCALES)], ('monolithic', 'modular', 'ours', 'distilled', 'oracle')
+    g = ARM_SCALES[choice('scale', scale, ARM_SCALES)]
     sizes, grid = (((5, 5), (9, 9)), LONGER_N) if scale == 'paper' else (g['square'], g['n'])
     how = dict(seeds=range(LONGER_TASKS) if g['seeds'] is None else g['seeds'], steps=LONGER*g['steps'])
-    cells = arm_cells(arms, sizes, grid, **how)
+    cells = arm_cells(MAIN_ARMS, sizes, grid, **how)
     if scale != 'paper': return cells
     many = arm_cells(('monolithic',), SIZES_SQUARE[-4:], LONGER_MANY, **how)
     return cells + [cell for cell in many if cell.width == max(width for width, _ in MONOLITHIC_SHAPES)]
@@ -444,11 +428,11 @@ def family_cells(
     scale:str='paper' # one of ARM_SCALES
 ) -> list[ArmCell]:
     "The same arms on every family, measured in and out of distribution."
-    g, arms = ARM_SCALES[choice('scale', scale, ARM_SCALES)], ('monolithic', 'modular', 'ours', 'distilled', 'oracle')
+    g = ARM_SCALES[choice('scale', scale, ARM_SCALES)]
     size, grid = ((5, 5), FAMILY_N) if scale == 'paper' else (g['square'][0], g['n'])
     seeds = range(TASKS) if g['seeds'] is None else g['seeds']
     return [cell for family in FAMILIES
-            for cell in arm_cells(arms, (size,), grid, seeds, steps=g['steps'], family=family, ood=True)]
+            for cell in arm_cells(MAIN_ARMS, (size,), grid, seeds, steps=g['steps'], family=family, ood=True)]
 
 # %% ../../nbs/sine/07_arms.ipynb #arms-34
 FIGURE2_RATE = 1e-2 # of all shapes: the search of sine/03_study
