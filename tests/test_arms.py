@@ -13,6 +13,7 @@ from modscale.rule.descent import standard_data
 from modscale.rule.kernel import coverage
 from modscale.sine import arms, starts
 from modscale.sine.arms import ArmCell, arm_cells, arm_kind, best_tries, needed_start, needed_starts, run_arms
+from modscale.sine.evidence import named_arms
 from modscale.sine.starts import StartCell, array_text, start_row, text_array
 
 def modscale(*args):
@@ -92,22 +93,41 @@ def test_sweeps_of_starts_and_networks_from_the_command_line(tmp_path):
     found = modscale('sweep', 'run', 'sine_starts', '--scale', 'smoke', '--out', tmp_path/'starts', '--quiet')
     assert found.returncode == 0, found.stderr
     table = tmp_path/'starts'/'sine_starts.parquet'
-    for more in ([], ['--starts', table]): # first what needs no start, then the rest beside it
-        done = modscale('sweep', 'run', 'sine_growth', '--scale', 'smoke', '--out', tmp_path/'growth', '--quiet', *more)
+    rows = {}
+    for name, more in dict(found=[], stored=['--starts', table]).items():
+        out = tmp_path/name
+        done = modscale('sweep', 'run', 'sine_growth', '--scale', 'smoke', '--out', out, '--quiet', *more)
         assert done.returncode == 0, done.stderr
-        rows = pd.read_parquet(tmp_path/'growth'/'sine_growth.parquet')
-        assert {'ours', 'distilled', 'paper'}.issubset(rows.arm) == bool(more)
-    assert len(rows) == len(arms.growth_cells('smoke')) and rows.test_loss.notna().all()
+        rows[name] = pd.read_parquet(out/'sine_growth.parquet')
+    assert len(rows['found']) == len(arms.growth_cells('smoke')) and rows['found'].test_loss.notna().all()
+    assert set(arms.ARM_NAMES) == set(rows['found'].arm)
+    same = ['test_loss', 'validation_loss', 'kernel_test_loss', 'start_gflop']
+    pd.testing.assert_frame_equal(rows['found'][same], rows['stored'][same])
     some = ['sweep', 'run', 'sine_growth', '--scale', 'smoke', '--out', tmp_path/'some', '--quiet', '--methods']
     assert modscale(*some, 'oracle').returncode == 0 and modscale(*some, 'best').returncode == 2
     assert set(pd.read_parquet(tmp_path/'some'/'sine_growth.parquet').arm) == {'oracle'}
-    refused = modscale('sweep', 'run', 'fig4', '--scale', 'smoke', '--out', tmp_path/'x', '--device', 'cpu')
+    refused = modscale('sweep', 'run', 'align', '--scale', 'smoke', '--out', tmp_path/'x', '--device', 'cpu')
     assert refused.returncode == 2 and "device='cpu'" in refused.stderr and not (tmp_path/'x').exists()
 
-def test_a_start_that_was_not_found_fails_its_network_alone(tmp_path):
-    cells = [cell for cell in arm_cells(('ours',), ((2, 2),), (100, 400), range(1), steps=20)]
+def test_a_stored_start_is_used_and_another_one_found(tmp_path):
+    cells = arm_cells(('ours',), ((2, 2),), (100, 400), range(1), steps=20)
     start = needed_start(cells[0])
-    start_row(**asdict(start)).assign(**asdict(start)).to_parquet(tmp_path/'starts.parquet')
-    with pytest.raises(LookupError, match='n=400'): run_arms(list(map(asdict, cells)), str(tmp_path/'starts.parquet'))
+    row = start_row(**asdict(start)).assign(**asdict(start), cpu_seconds=1234.)
+    row.to_parquet(tmp_path/'starts.parquet')
+    first, second = run_arms(list(map(asdict, cells)), str(tmp_path/'starts.parquet'))
+    assert first.start_seconds[0] == 1234 and 0 < second.start_seconds[0] < 1234
     study = arms.arms_study('few', cells[:1], str(tmp_path/'starts.parquet'))
     assert len(run_sweep(study, tmp_path/'out', jobs=1, progress=False)) == 1
+
+def test_equal_compute_is_never_less_than_ours():
+    sizes = dict(family='sine', m=3, k=3, n=100, steps=10, validation_loss=.1, test_loss=.1, width=32, depth=2)
+    rows = [dict(arm='ours', seed=seed, start=0, K=3, gflop=1., start_gflop=cost, start_seconds=cost, **sizes)
+            for seed, cost in enumerate((.5, np.nan, 4.))]
+    rows[1] |= dict(start_seconds=2.) # not counted: two seconds at one operation a second
+    rows += [dict(arm='modular', seed=seed, start=start, K=K, gflop=float(K//3), start_gflop=np.nan,
+                  start_seconds=np.nan, **sizes)
+             for seed in range(3) for K, many in ((3, 5), (6, 3)) for start in range(many)]
+    arms_found = named_arms(pd.DataFrame(rows)).set_index(['arm', 'seed'])
+    spent = arms_found.gflop['modular, equal compute']
+    assert arms_found.gflop['ours'].tolist() == [1.5, 3., 5.] and spent.tolist() == [2., 4., 6.]
+    assert arms_found.tries['modular, all tries'].eq(8).all()

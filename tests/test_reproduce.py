@@ -10,9 +10,9 @@ from modscale.app.parts import Setup, all_parts
 from modscale.app.reproduce import check_call
 
 PARTS = ('pinv', 'theorem1', 'ridge', 'loss_law', 'theorem2', 'universality', 'fig1', 'fig2', 'fig3', 'plan',
-         'plan_heldout', 'align', 'thresholds', 'counts', 'ablation', 'sine', 'fig2_trained', 'fig4', 'longer',
-         'families', 'images', 'images_permuted', 'image_samples', 'image_controls', 'image_rates')
-TIMES = ['align_seconds', 'train_seconds'] # all that may differ between two runs of the same cells
+         'plan_heldout', 'align', 'thresholds', 'counts', 'ablation', 'growth', 'longer', 'families', 'fig2_trained',
+         'images', 'images_permuted', 'image_samples', 'image_controls', 'image_rates')
+TIMES = ['start_seconds'] # all that may differ between two runs of the same cells
 
 def write_images(folder, seed=0):
     "A CIFAR-10 Parquet pair of the real layout, with images that their class determines."
@@ -43,7 +43,7 @@ def test_smoke_computes_every_claim(digits):
     out, done = digits
     claims = pd.read_csv(out/'claims.csv')
     # their sizes are not in the smoke grid
-    others = r'sine\.(slope|per_parameter|vs_monolithic$|vs_monolithic\.tenth|vs_oracle$|rule_share|families$)'
+    others = r'sine\.(ratio|growth|vs_oracle|rule_share|paper|families)'
     larger = claims.id.str.match(others)
     small = [f'align.{name}' for name in (
         'recovered.m5k5n400', 'seconds.m5k5n400', 'speedup.m5k5n400', 'recovered.noise', 'threshold.m5k5',
@@ -57,7 +57,7 @@ def test_smoke_computes_every_claim(digits):
     tables = claims.id.str.startswith('tables.') # of other people: they are read only when they are named
     larger |= tables
     assert len(claims) > 20 and claims.id.is_unique and set(claims.verdict[~larger & ~maybe]) <= {'met', 'missed'}
-    assert set(claims.verdict[larger]) == {'not run'} and larger.sum() == 65 + 48 + tables.sum()
+    assert set(claims.verdict[larger]) == {'not run'} and larger.sum() == 121 + tables.sum()
     assert tables.sum() == len(table_claims())
     assert f'of {len(claims)} claims' in done.stdout and 'left' in done.stderr
 
@@ -86,10 +86,11 @@ def test_run_json_says_what_made_it(digits):
 def test_the_rule_finds_modules_and_beats_the_monolithic_network(digits):
     out, _ = digits
     claims = pd.read_csv(out/'claims.csv').set_index('id').verdict
-    for name in ('sine.vs_monolithic.m5k5n400', 'align.recovered.m5k5n400', 'align.similarity.m5k5n400',
-                 'images.purity',
-                 'images.acc.k8.monolithic', 'fig3.max_rel_err'):
+    for name in ('align.recovered.m5k5n400', 'align.similarity.m5k5n400', 'images.purity', 'images.acc.k8.monolithic',
+                 'fig3.max_rel_err'):
         assert claims[name] == 'met', name
+    growth = pd.read_csv(out/'growth.csv').query('m == 5 and k == 5 and n == 400')
+    assert growth.test_loss[growth.arm == 'ours'].item() < growth.test_loss[growth.arm == 'monolithic'].min()
 
 def stored(out, study=None):
     "The finished cells of a run's store, of one study or all: key to when it was finished."
@@ -101,24 +102,24 @@ def test_second_run_redoes_only_what_is_missing(digits, run_cli, tmp_path):
     out = Path(shutil.copytree(digits[0], tmp_path/'out'))
     before = stored(out)
     # all cells of one stack: alone, a network is a product of another size, which processors round otherwise
-    of_a_stack = '''study = 'sine' AND (started, finished) =
-        (SELECT started, finished FROM cell WHERE study = 'sine' LIMIT 1)'''
+    of_a_stack = '''study = 'growth' AND (started, finished) =
+        (SELECT started, finished FROM cell WHERE study = 'growth' LIMIT 1)'''
     with closing(sqlite3.connect(out/'store.sqlite')) as db, db:
         gone = {key for key, in db.execute(f'SELECT key FROM cell WHERE {of_a_stack}')}
         db.executemany('DELETE FROM cell WHERE key = ?', [(key,) for key in gone])
-    assert 0 < len(gone) < len(stored(digits[0], 'sine'))
+    assert 0 < len(gone) < len(stored(digits[0], 'growth'))
     (out/'figures'/'fig3.png').unlink()
     done = run_cli('reproduce', '--scale', 'smoke', '--out', out)
     assert done.returncode == 0, done.stderr
     after = stored(out)
     assert (out/'figures'/'fig3.png').exists() and set(after) == set(before)
     assert {key for key in after if after[key] != before[key]} == gone
-    old, new = (pd.read_csv(folder/'sine.csv').drop(columns=TIMES) for folder in (digits[0], out))
+    old, new = (pd.read_csv(folder/'growth.csv').drop(columns=TIMES) for folder in (digits[0], out))
     pd.testing.assert_frame_equal(old, new)
 
 def test_kill_loses_nothing(digits, run_cli, tmp_path):
     out = tmp_path/'out'
-    command = [sys.executable, '-m', 'modscale.app.cli', 'reproduce', '--scale', 'smoke', '--only', 'sine', '--quiet']
+    command = [sys.executable, '-m', 'modscale.app.cli', 'reproduce', '--scale', 'smoke', '--only', 'growth', '--quiet']
     p = subprocess.Popen([*command, '--out', out], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     def count():
         try: return len(stored(out))
@@ -128,11 +129,11 @@ def test_kill_loses_nothing(digits, run_cli, tmp_path):
     p.send_signal(signal.SIGKILL)
     assert p.wait() == -signal.SIGKILL
     before = stored(out)
-    assert 2 <= len(before) < len(stored(digits[0], 'sine'))
-    done = run_cli('reproduce', '--scale', 'smoke', '--only', 'sine', '--out', out)
+    assert 2 <= len(before) < len(stored(digits[0], 'growth'))
+    done = run_cli('reproduce', '--scale', 'smoke', '--only', 'growth', '--out', out)
     assert done.returncode == 0, done.stderr
     assert before.items() <= stored(out).items()
-    undisturbed, resumed = (pd.read_csv(folder/'sine.csv').drop(columns=TIMES) for folder in (digits[0], out))
+    undisturbed, resumed = (pd.read_csv(folder/'growth.csv').drop(columns=TIMES) for folder in (digits[0], out))
     pd.testing.assert_frame_equal(undisturbed, resumed)
 
 def test_the_report_grows(tmp_path):
@@ -149,7 +150,7 @@ def test_the_report_grows(tmp_path):
 
 def test_the_report_opens_with_what_stands(digits):
     page = (digits[0]/'report.html').read_text(encoding='utf-8')
-    order = ['<ol class="found">', 'alt="sine"', 'alt="images"', 'id="claims"', 'id="pinv"', 'id="others"']
+    order = ['<ol class="found">', 'alt="growth_losses"', 'alt="images"', 'id="claims"', 'id="pinv"', 'id="others"']
     places = [page.index(mark) for mark in order]
     assert places == sorted(places) and 2 <= page.count('<li>') <= 5
     assert 'not run' not in page[:page.index('id="others"')]

@@ -19,7 +19,7 @@ def table(nb):
 tables = {stem(nb): rows for nb in notebooks if (rows := [*table(nb)])}
 # those without a name in code (N, ε) have none to compare
 common = {symbol: names for symbols, names in tables.pop('base/01_symbols') for symbol in symbols if names}
-local = {('sine/04_samples_needed', 'S')}  # tasks a point, as its table says
+local = {('sine/05_samples_needed', 'S')}  # tasks a point, as its table says
 
 def clashes(rows):
     "Common symbols that a table gives another name."

@@ -284,9 +284,7 @@ class ApplyModel:
 
 # %% ../../nbs/app/04_cli.ipynb #34-0601
 STUDIES = dict(
-    demo='lab.sweep:demo_study', sine='sine.study:sine_study', fig2='sine.figure2:fig2_study',
-    fig4='sine.study:fig4_study', rates='sine.study:rate_study', longer='sine.study:longer_study',
-    families='sine.study:families_study', align='sine.align_study:align_study',
+    demo='lab.sweep:demo_study', align='sine.align_study:align_study',
     thresholds='sine.align_study:threshold_study', counts='sine.align_study:count_study',
     ablation='sine.align_study:ablation_study',
     rivals='rule.rivals:rivals_study', images='images.study:fig4b_study', images_permuted='images.study:permuted_study',
@@ -297,8 +295,10 @@ STUDIES = dict(
     sine_search='sine.arms:search_studies', sine_starts='sine.arms:all_starts_study',
     sine_growth='sine.arms:growth_study', sine_longer='sine.arms:more_steps_study',
     sine_families='sine.arms:all_families_study',
+    sine_wall='sine.arms:wall_study',
     sine_figure2='sine.arms:figure2_study') # name to module and function: scale to one `Study`, or more
-ON_DEVICES = ('sine_search', 'sine_growth', 'sine_longer', 'sine_families', 'sine_figure2') # studies of networks
+# studies of networks
+ON_DEVICES = ('sine_search', 'sine_growth', 'sine_longer', 'sine_families', 'sine_wall', 'sine_figure2')
 
 # %% ../../nbs/app/04_cli.ipynb #cli-06015
 Dataset = Literal['digits', 'fashion-mnist', 'cifar10']

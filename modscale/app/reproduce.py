@@ -133,25 +133,28 @@ def theory_sentence(
 
 # %% ../../nbs/app/02_reproduce.ipynb #32-0272
 def sine_sentence(
-    table:pd.DataFrame # of the part `sine`
-) -> str: # of the fewest samples
-    "Test losses of all methods."
-    rows = table[(table.m == table.m.max()) & (table.n == table.n.min())]
-    means = geometric(rows, ['method'], 'test_loss').sort_values('mean')
-    losses = ', '.join(f'{method} {loss:.2g}' for method, loss in zip(means.method, means['mean']))
+    table:pd.DataFrame # of the part `growth`
+) -> str: # of the fewest samples, largest m
+    "Test losses of all arms."
+    from modscale.sine.evidence import named_arms
+    arms = named_arms(table)
+    rows = arms[arms.m == arms.m.max()]
+    rows = rows[(rows.k == rows.k.max()) & (rows.n == rows.n.min())]
+    means = geometric(rows, ['arm'], 'test_loss').sort_values('mean')
+    losses = '; '.join(f'{arm} {loss:.2g}' for arm, loss in zip(means.arm, means['mean']))
     return (f'Sine waves, m = {rows.m.iloc[0]}, k = {rows.k.iloc[0]}, {rows.n.iloc[0]:,} samples: test loss, geometric '
-            f'mean over '
-            f'{rows.seed.nunique()} tasks, best first: {losses}.')
+            f'mean over {rows.seed.nunique()} tasks, best first: {losses}.')
 
 # %% ../../nbs/app/02_reproduce.ipynb #32-0273
 def samples_sentence(
-    table:pd.DataFrame # of the part `fig4`
+    table:pd.DataFrame # of the part `growth`
 ) -> str: # at the largest m
     "Samples needed for a loss of .1."
     from modscale.app.parts import samples_for_targets
     rows = samples_for_targets(table)
     rows = rows[(rows.target == .1) & (rows.m == rows.m.max()) & (rows.k == rows.k[rows.m == rows.m.max()].max())]
-    each = ', '.join(f'{r.arm} {">" if r.censored else ""}{r.samples:,.0f}' for r in rows.itertuples())
+    sign = dict(above='>', below='<')
+    each = '; '.join(f'{r.arm} {sign.get(r.censored, "")}{r.samples:,.0f}' for r in rows.itertuples())
     return f'Samples needed for a loss of 0.1 at m = {rows.m.iloc[0]}, k = {rows.k.iloc[0]}: {each}.'
 
 # %% ../../nbs/app/02_reproduce.ipynb #32-0274
@@ -187,14 +190,14 @@ def five_sentences(
 ) -> list[str]: # those that can be said
     "What the run found, in at most five sentences."
     made = [theory_sentence(claims.set_index('id'))]
-    for part, sentence in (('sine', sine_sentence), ('fig4', samples_sentence), ('images', images_sentence),
+    for part, sentence in (('growth', sine_sentence), ('growth', samples_sentence), ('images', images_sentence),
                            ('images', paper_sentence)):
         table = run.table(part)
         if table is not None: made.append(sentence(table))
     return [text for text in made if text]
 
 # %% ../../nbs/app/02_reproduce.ipynb #32-0285
-OPENING = ('sine', 'images') # figures at the top
+OPENING = ('growth_losses', 'images') # figures at the top
 
 def section(
     part:Part, # one that is stored
