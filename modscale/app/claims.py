@@ -33,8 +33,7 @@ from ..nets.tasks import FAMILIES
 from ..sine.align_study import COUNT_SIZES, TARGETS, THRESHOLDS, count_table, failure_table, select, size_name
 from ..sine.align_study import threshold_table
 from ..sine.evidence import named_arms, ratio_table
-from ..sine.growth import compare_growth, growth_lines, needed_points
-from ..sine.samples_needed import sample_ratio
+from ..sine.growth import compare_growth, growth_lines, needed_points, ratio_power, slope_error
 from ..tables.evidence import SECONDS_TARGETS, SUBSPACES, TABLE_TARGETS, complete_rows, method_ranks
 from ..tables.evidence import paired_errors, without_arms
 from ..tables.rivals import TABLE_RIVALS
@@ -271,7 +270,11 @@ def samples_over(
     loss:float=.1, # test loss to reach
 ) -> Callable: # arms to (samples of a over those of b, its standard error, tasks)
     "Measure: how many times as many samples an arm needs."
-    def measure(arms): return sample_ratio(arms, a, b, loss, m, k)
+    def measure(arms):
+        table = ratio_table(rows_where(arms, dict(m=m, k=k)), [(a, b)], loss)
+        if table.empty: raise LookupError(f'no samples of {a} over {b} at m={m}, k={k}')
+        row = table.iloc[0]
+        return float(row.ratio), float(row.se), int(row.tasks)
     return measure
 
 # %% ../../nbs/app/01_claims.ipynb #31-02524
@@ -296,11 +299,9 @@ def ratio_slope(
 ) -> Callable: # arms to (slope of the log ratio of samples against log m, its standard error, sizes)
     "Measure: the power of m with which a ratio of samples needed grows, for a loss of .1; bounds are left out."
     def measure(arms):
-        table = ratio_table(growth_lines(arms)[line], [(a, b)], .1).dropna(subset='se')
-        if len(table) < 3: raise LookupError(f'fewer than three sizes have {a} and {b}')
-        x = np.log(table.m) - np.log(table.m).mean()
-        errors = table.se/table.ratio
-        return float(x @ np.log(table.ratio)/(x @ x)), float(((x*errors)**2).sum()**.5/(x @ x)), len(table)
+        slope, se, sizes = ratio_power(ratio_table(growth_lines(arms)[line], [(a, b)], .1))
+        if sizes < 3: raise LookupError(f'fewer than three sizes have {a} and {b}')
+        return slope, se, sizes
     return measure
 
 # %% ../../nbs/app/01_claims.ipynb #31-02527
@@ -308,15 +309,16 @@ def growth_of(
     arm:str, # of sine/06_evidence
     line:str, # of `growth_lines`
     what:str, # 'slope': power of m; 'exponential': nats by which an exponential predicts better than a power
-) -> Callable: # arms to (value, no error, sizes)
+) -> Callable: # arms to (value, its standard error or none, sizes)
     "Measure: how samples needed for a loss of .1 grow with m (sine/07_growth)."
     def measure(arms):
         rows = growth_lines(arms)[line]
         rows = rows_where(rows, dict(arm=arm))
         if rows.m.nunique() < 4: raise LookupError(f'fewer than four sizes have {arm}')
-        found = compare_growth(needed_points(rows, .1))
-        value = found['power_slope'] if what == 'slope' else found['exponential_nats'] - found['power_nats']
-        return float(value), float('nan'), int(rows.m.nunique())
+        points = needed_points(rows, .1)
+        found, sizes = compare_growth(points), int(rows.m.nunique())
+        if what == 'slope': return found['power_slope'], slope_error(points), sizes
+        return found['exponential_nats'] - found['power_nats'], float('nan'), sizes
     return measure
 
 # %% ../../nbs/app/01_claims.ipynb #31-0253

@@ -403,7 +403,7 @@ def rate_cells(
 
 # %% ../../nbs/sine/04_arms.ipynb #arms-29b
 def paper_cells() -> list[ArmCell]:
-    "Networks of the search for the constants of the paper's rule, at the modular arm's learning rate."
+    "Networks of the search for the constants of the paper's rule, K = 2k, at its arm's learning rate."
     kernels = [dict(kernel='rbf', ridge=ridge, bandwidth=bandwidth) for ridge in RIDGES_TRIED
                for bandwidth in BANDWIDTHS_TRIED]
     kernels += [dict(kernel='network', ridge=ridge) for ridge in RIDGES_TRIED]

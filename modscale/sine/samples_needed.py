@@ -45,7 +45,7 @@ def crossing_interval(
     target:float, # loss to reach
     level:float=.95, # that the interval promises
 ) -> tuple[float, float]: # its ends, log n: infinite where an edge does not cross; NaN for a single task
-    "Every log n at which Student's interval of the mean log loss holds the target (sine/05_samples_needed, step 1)."
+    "Every log n at which Student's interval of the mean log loss holds the target (sine/05_samples_needed, step 2)."
     tasks = len(logs)
     if tasks < 2: return float('nan'), float('nan')
     reach = stdtrit(tasks - 1, (1 + level)/2)*logs.std(0, ddof=1)/tasks**.5
@@ -56,7 +56,7 @@ def samples_needed(
     table:pd.DataFrame, # columns arm, m, k, n, seed, test_loss
     target:float, # test loss to reach
 ) -> pd.DataFrame: # a row an arm, m and k: samples, low, high (95 %), censored ('', 'above', 'below', 'missing'), tasks
-    "Samples needed for a test loss (sine/05_samples_needed, step 1). Raises `ValueError` by argument name."
+    "Samples needed for a test loss (sine/05_samples_needed, step 2). Raises `ValueError` by argument name."
     real_above('target', target, 0)
     rows = []
     for (arm, m, k), group in table.groupby(['arm', 'm', 'k'], sort=False):
@@ -141,7 +141,7 @@ def bootstrap_crossings(
     draws:int=1000, # of the tasks
     seed:int=0, # of the draws
 ) -> tuple[float, np.ndarray, np.ndarray]: # log n_L, ∞ if censored; its draws, censored ones at an end; the grid
-    "Log samples needed, and its draws (sine/05_samples_needed, step 2). Raises `ValueError` when a task lacks an n."
+    "Log samples needed, and its draws (sine/05_samples_needed, step 4). Raises `ValueError` when a task lacks an n."
     n, logs = log_losses(table)
     pick = np.random.default_rng(seed).integers(len(logs), size=(draws, len(logs)))
     drawn = crossing(n, logs[pick].mean(1), np.log(target))
