@@ -322,7 +322,7 @@ def growth_of(
     return measure
 
 # %% ../../nbs/app/01_claims.ipynb #31-0253
-CORE_GFLOPS = 20. # of one core on stacks of small networks, measured on the studies' own
+CORE_GFLOPS = 50. # of one core on stacks of small networks (sine/06_evidence measures it)
 
 def work_hours(
     table:pd.DataFrame # of studies of networks
