@@ -119,8 +119,9 @@ def test_several_studies_share_a_store_and_an_executor(undisturbed, tmp_path):
         assert made[0]['environment']['versions']['numpy'] and opened.table(second).equals(tables['second'])
 
 START = '''
-import sys
+import signal, sys
 from modscale.lab.sweep import demo_study, run_sweep
+signal.signal(signal.SIGINT, signal.default_int_handler) # a shell's job in the background inherits that it is ignored
 run_sweep(demo_study(sys.argv[2]), sys.argv[1], progress=False)'''
 
 @posix
