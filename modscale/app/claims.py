@@ -33,7 +33,8 @@ from ..nets.tasks import FAMILIES
 from ..sine.align_study import COUNT_SIZES, TARGETS, THRESHOLDS, count_table, failure_table, select, size_name
 from ..sine.align_study import threshold_table
 from ..sine.evidence import named_arms, ratio_table
-from ..sine.growth import compare_growth, growth_lines, needed_points, ratio_power, slope_error
+from ..sine.growth import LAWS, fit_growth, growth_lines, left_out_density, needed_points, ratio_power
+from ..sine.growth import slope_error
 from ..tables.evidence import SECONDS_TARGETS, SUBSPACES, TABLE_TARGETS, complete_rows, method_ranks
 from ..tables.evidence import paired_errors, without_arms
 from ..tables.rivals import TABLE_RIVALS
@@ -316,9 +317,9 @@ def growth_of(
         rows = rows_where(rows, dict(arm=arm))
         if rows.m.nunique() < 4: raise LookupError(f'fewer than four sizes have {arm}')
         points = needed_points(rows, .1)
-        found, sizes = compare_growth(points), int(rows.m.nunique())
-        if what == 'slope': return found['power_slope'], slope_error(points), sizes
-        return found['exponential_nats'] - found['power_nats'], float('nan'), sizes
+        if what == 'slope': return fit_growth(points, 'power').slope, slope_error(points), len(points)
+        nats = {law: left_out_density(points, law) for law in LAWS}
+        return nats['exponential'] - nats['power'], float('nan'), len(points)
     return measure
 
 # %% ../../nbs/app/01_claims.ipynb #31-0253

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ARM_LINES', 'ARM_MARKS', 'crossing', 'log_losses', 'crossing_interval', 'samples_needed', 'arm_line', 'draw_needed',
-           'plot_samples', 'bootstrap_se', 'bootstrap_crossings', 'slope_over', 'slopes', 'sample_ratio']
+           'plot_samples', 'bootstrap_se', 'bootstrap_crossings', 'sample_ratio']
 
 # %% ../../nbs/sine/05_samples_needed.ipynb #28-003
 import numpy as np
@@ -104,11 +104,11 @@ def draw_needed(
 # %% ../../nbs/sine/05_samples_needed.ipynb #28-0092
 def plot_samples(
     needed:pd.DataFrame, # from `samples_needed`, one or more targets
-    k:int|str|None=5, # modules of the task; 'm' or None: the sizes with k = m
+    k:int|str=5, # modules of the task; 'm': the sizes with k = m
 ): # a matplotlib Figure, one panel a target
     "Samples needed against m, 95 % intervals; open triangles: bounds; dash-dotted: 3 samples a parameter."
     import matplotlib.pyplot as plt
-    square = k in ('m', None)
+    square = k == 'm'
     needed = needed[needed.k == (needed.m if square else k)]
     targets, top = sorted(needed.target.unique(), reverse=True), needed.samples.max()
     arms, m = list(needed.arm.unique()), np.array(sorted(needed.m.unique()))
@@ -147,46 +147,11 @@ def bootstrap_crossings(
     drawn = crossing(n, logs[pick].mean(1), np.log(target))
     return float(crossing(n, logs.mean(0), np.log(target))), np.clip(drawn, np.log(n[0]), np.log(n[-1])), n
 
-# %% ../../nbs/sine/05_samples_needed.ipynb #28-013
-def slope_over(
-    found:dict, # m to what `bootstrap_crossings` gave
-    dims:list[int], # those m that are used
-    tasks:int, # how many there are
-) -> dict: # slope, se, clipped (share of draws with a censored m); NaN for fewer than three m
-    "Least squares of log samples needed against log m; what is censored counts as the grid's end."
-    if len(dims) < 3: return dict.fromkeys(('slope', 'se', 'clipped'), np.nan)
-    x = np.log(dims) - np.log(dims).mean()
-    ends = {m: np.log(found[m][2][[0, -1]]) for m in dims}
-    center, drawn = (np.stack([np.clip(found[m][i], *ends[m]) for m in dims], -1) for i in (0, 1))
-    cut = np.any([np.isin(found[m][1], ends[m]) for m in dims], 0)
-    return dict(slope=float(center @ x/(x @ x)), se=bootstrap_se(drawn @ x/(x @ x), tasks), clipped=float(cut.mean()))
-
-# %% ../../nbs/sine/05_samples_needed.ipynb #28-0135
-def slopes(
-    table:pd.DataFrame, # columns arm, m, k, n, seed, test_loss
-    target:float, # test loss to reach
-    k:int=5, # modules of the task
-    draws:int=1000, # of the tasks, for the standard error
-) -> pd.DataFrame: # a row an arm: dims, censored, missing (numbers of m), clipped, slope, se, bound_slope, bound_se
-    "How samples needed grow with m, over the m that cross the target, and over all with the bounds of the others."
-    rows = []
-    for arm, group in table[table.k == k].groupby('arm', sort=False):
-        found, lost = {}, 0
-        for m, one in group.groupby('m'):
-            try: found[m] = bootstrap_crossings(one, target, draws)
-            except ValueError: lost += 1
-        use = [m for m, (center, *_) in found.items() if np.isfinite(center)]
-        inner, outer = (slope_over(found, dims, group.seed.nunique()) for dims in (use, list(found)))
-        rows.append(dict(arm=arm, target=target, dims=len(use), censored=len(found) - len(use), missing=lost,
-                         clipped=inner['clipped'], slope=inner['slope'], se=inner['se'],
-                         bound_slope=outer['slope'], bound_se=outer['se']))
-    return pd.DataFrame(rows)
-
 # %% ../../nbs/sine/05_samples_needed.ipynb #28-015
 def sample_ratio(
     table:pd.DataFrame, # columns arm, m, k, n, seed, test_loss
     a:str, # arm
-    b:str|None, # arm, or None for one sample a projection parameter, m k b
+    b:str, # arm
     target:float, # test loss to reach
     m:int, # input dimension
     k:int, # modules of the task
@@ -197,7 +162,6 @@ def sample_ratio(
     Raises `LookupError` when a cell is lost, or b, or the first n of the grid, leaves nothing to compare with."""
     part = table[(table.m == m) & (table.k == k)]
     def needed(arm):
-        if arm is None: return np.log(m*k), np.full(draws, np.log(m*k)), None
         rows = part[part.arm == arm]
         if rows.empty: raise LookupError(f'no rows of {arm} at m = {m}, k = {k}')
         try: return bootstrap_crossings(rows, target, draws)
