@@ -243,7 +243,7 @@ def batches_ahead(
         parts = []
         while left:
             size = min(left, n - at) if n else left
-            parts.append(sample_batch(task, at, size, split, **how))
+            parts.append(task.batch(at, size, split, **how))
             at, left = 0, left - size
         if len(parts) == 1: return parts[0]
         import torch
