@@ -20,13 +20,13 @@ def test_comments_beside_settings_are_the_help(run_cli):
 @pytest.mark.parametrize('shell', ['bash', 'zsh', 'fish'])
 def test_shells_complete_commands_and_options(run_cli, shell, tmp_path):
     script = run_cli('--tyro-print-completion', shell).stdout
-    assert all(word in script for word in ('reproduce', 'align-samples', 'fashion-mnist', 'retry-failed'))
+    assert all(word in script for word in ('reproduce', 'screen-samples', 'fashion-mnist', 'retry-failed'))
     (tmp_path/'script').write_text(script)
     if shutil.which(shell): assert subprocess.run([shell, '-n', tmp_path/'script'], capture_output=True).returncode == 0
     if shell != 'bash' or not shutil.which('bash'): return
-    typed = 'COMP_WORDS=(modscale train --align-s); COMP_CWORD=2; _tyro_modscale modscale; echo "${COMPREPLY[@]}"'
+    typed = 'COMP_WORDS=(modscale train --align-b); COMP_CWORD=2; _tyro_modscale modscale; echo "${COMPREPLY[@]}"'
     done = subprocess.run(['bash', '-c', f'. {tmp_path/"script"}; {typed}'], capture_output=True, text=True)
-    assert done.stdout.split() == ['--align-samples', '--align-steps']
+    assert done.stdout.split() == ['--align-bandwidth', '--align-batch']
 
 def test_a_reader_may_leave():
     with subprocess.Popen([*modscale, 'predict', '--n', *map(str, range(1, 3000)), '--p', '5', '--m', '2', '--json'],

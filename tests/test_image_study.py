@@ -2,17 +2,16 @@
 import gzip, json, os, random, signal, struct, subprocess, sys, time
 from dataclasses import replace
 from pathlib import Path
-import numpy as np, pandas as pd, pytest
-from modscale.images import study as image_study
+import numpy as np, pandas as pd, pytest, torch
 from modscale.app.cli import main
-from modscale.images.compose import ComposeCell, run_compose
-from modscale.images.study import (fig4b_study, image_controls_study, image_samples_study, permuted_study,
-                                   rates_study)
+from modscale.images import arms
+from modscale.images.compose import IMAGE_METHODS, ComposeCell, run_compose, shrink
 from modscale.lab.train_images import train_images
 from modscale.images.data import load_images
 
 root = Path(__file__).resolve().parents[1]
 small = '--k 3 --samples 4096 --batch 32 --b 8 --width 32 --test 400 --permute --minutes 0'.split()
+LASSO = 'lasso', *small, '--decay', '.5', '--penalty', '1'
 plain = {k: v for k, v in os.environ.items()
          if k not in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')}
 plain |= dict(PYTHONPATH=str(root), OMP_NUM_THREADS='1')
@@ -31,40 +30,78 @@ def numbers(folder):
     return {k: v for k, v in made.items() if 'seconds' not in k
             and k not in ('peak_memory_gib', 'environment', 'processes')}
 
-@pytest.fixture(scope='module')
-def undisturbed(tmp_path_factory):
-    out = tmp_path_factory.mktemp('undisturbed')
-    done = train('ours', *small, '--out', 'run', cwd=out)
+def whole_run(folder, *args):
+    "What an undisturbed run measures."
+    done = train(*args, '--out', 'run', cwd=folder)
     assert done.returncode == 0, done.stderr
-    return numbers(out/'run')
+    return numbers(folder/'run')
+
+@pytest.fixture(scope='module')
+def undisturbed(tmp_path_factory): return whole_run(tmp_path_factory.mktemp('undisturbed'), 'screen', *small)
 
 def step_of(folder): return max((int(f.name[5:17]) for f in folder.glob('step-*.ckpt')), default=0)
 
-def test_a_killed_run_ends_with_the_numbers_of_an_undisturbed_one(undisturbed, tmp_path):
-    kept, chance, kills = tmp_path/'run'/'checkpoints', random.Random(0), []
+def killed_twice(folder, *args):
+    "What a run measures that was killed twice and whose last checkpoint was cut, and the steps at the kills."
+    kept, chance, kills = folder/'run'/'checkpoints', random.Random(0), []
     for _ in range(2):
-        p = subprocess.Popen(command('ours', *small, '--out', 'run'), cwd=tmp_path, env=plain,
-                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        p = subprocess.Popen(command(*args, '--out', 'run'), cwd=folder, env=plain, stdout=subprocess.DEVNULL,
+                             stderr=subprocess.DEVNULL)
         goal = step_of(kept) + chance.randint(5, 40)
         while p.poll() is None and step_of(kept) < goal: time.sleep(.005)
         p.kill()
-        assert p.wait() == -signal.SIGKILL and not (tmp_path/'run'/'result.json').exists()
+        assert p.wait() == -signal.SIGKILL and not (folder/'run'/'result.json').exists()
         kills.append(step_of(kept))
     newest = max(kept.glob('step-*.ckpt'))
     newest.write_bytes(newest.read_bytes()[:-1000])  # and the disk loses the end of a file
-    done = train('ours', *small, '--out', 'run', cwd=tmp_path)
+    done = train(*args, '--out', 'run', cwd=folder)
     assert done.returncode == 0 and newest.name in done.stderr, done.stderr
-    assert 0 < kills[0] < kills[1] < 128 and numbers(tmp_path/'run') == undisturbed
+    return numbers(folder/'run'), kills
+
+def test_a_killed_run_ends_with_the_numbers_of_an_undisturbed_one(undisturbed, tmp_path):
+    resumed, kills = killed_twice(tmp_path, 'screen', *small)
+    assert 0 < kills[0] < kills[1] < 128 and resumed == undisturbed
+
+def test_a_killed_lasso_shrinks_its_weights_once_a_step(tmp_path):
+    "What acts between two steps, decay and penalty, is neither left out nor done twice where a run goes on."
+    for name in ('whole', 'killed'): (tmp_path/name).mkdir()
+    expected = whole_run(tmp_path/'whole', *LASSO)
+    resumed, kills = killed_twice(tmp_path/'killed', *LASSO)
+    assert 0 < kills[0] < kills[1] < 128 and resumed == expected
+    # and both act
+    cell = ComposeCell(**{name: expected[name] for name in ComposeCell.__dataclass_fields__})
+    weaker = [replace(cell, **{name: 0.}) for name in ('decay', 'penalty')]
+    found = [run_compose(one, load_images('digits')).purity_trained[0] for one in (cell, *weaker)]
+    assert found[0] == expected['purity_trained'] > max(found[1:]) + .01
+
+def test_the_penalty_sets_weights_of_an_input_to_exactly_zero():
+    "For any penalty; longer rows lose that length and keep their direction."
+    g = torch.Generator().manual_seed(0)
+    for penalty in torch.rand(500, generator=g, dtype=torch.float64).mul(.1).tolist():
+        net = torch.nn.Module()
+        U = torch.nn.functional.normalize(torch.randn(1, 2, 6, 4, generator=g), dim=3)
+        length = penalty*torch.tensor([0., .5, .999, 1.001, 3., 50.])
+        net.U = torch.nn.Parameter(U*length[:, None])
+        shrink(net, 0., penalty)
+        assert not net.U[:, :, :3].any(), penalty
+        left = (U*(length - penalty)[:, None])[:, :, 3:]
+        assert torch.allclose(net.U[:, :, 3:], left, rtol=1e-3, atol=1e-6*penalty) and net.U[:, :, 3:].any(3).all()
+
+def test_decay_shrinks_every_weight():
+    net = torch.nn.Linear(3, 2)
+    before = [p.detach().clone() for p in net.parameters()]
+    shrink(net, .25, 0.)
+    assert all(torch.equal(p, .75*was) for p, was in zip(net.parameters(), before))
 
 def test_two_processes_have_the_result_of_one(undisturbed, tmp_path):
-    done = train('ours', *small, '--out', 'run', cwd=tmp_path, processes=2)
+    done = train('screen', *small, '--out', 'run', cwd=tmp_path, processes=2)
     assert done.returncode == 0, done.stderr
     both = numbers(tmp_path/'run')
     assert json.loads((tmp_path/'run'/'result.json').read_text())['processes'] == 2
     # sums are rounded in another order
     for name in ('accuracy', 'unseen', 'noise_0.5'): assert abs(both[name] - undisturbed[name]) <= .005, name
     assert both['purity'] == undisturbed['purity'] and both['p'] == undisturbed['p']
-    done = train('ours', *small, '--batch', 33, '--out', 'odd', cwd=tmp_path, processes=2)
+    done = train('screen', *small, '--batch', 33, '--out', 'odd', cwd=tmp_path, processes=2)
     assert done.returncode and 'batch must be divisible by the number of processes' in done.stderr
 
 def test_the_same_command_on_fashion_mnist(tmp_path):
@@ -77,7 +114,7 @@ def test_the_same_command_on_fashion_mnist(tmp_path):
         for part, a, rank in (('images-idx3', x, 3), ('labels-idx1', y, 1)):
             data = struct.pack(f'>{1 + rank}I', 2048 + rank, *a.shape) + a.tobytes()
             (tmp_path/f'{stem}-{part}-ubyte.gz').write_bytes(gzip.compress(data))
-    done = train('ours', '--dataset', 'fashion-mnist', '--data-dir', '.', *small, '--out', 'run', cwd=tmp_path)
+    done = train('screen', '--dataset', 'fashion-mnist', '--data-dir', '.', *small, '--out', 'run', cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = numbers(tmp_path/'run')
     assert found['dataset'] == 'fashion-mnist' and found['purity'] > .98 and found['served'] == 1
@@ -85,20 +122,21 @@ def test_the_same_command_on_fashion_mnist(tmp_path):
     assert abs(found['assigned'] - 400/784) < .05  # borders carry nothing, and no module sees them
 
 def test_real_images_of_eight_positions(tmp_path):
-    "The rule on CIFAR-10 (the JPEG copy), permuted, 24,576 inputs, within 6 GiB."
+    "The screen on CIFAR-10 (the JPEG copy), permuted, 24,576 inputs, within 6 GiB."
     if not (Path(os.environ.get('MODSCALE_DATA') or '.')/'cifar10').is_dir():
         pytest.skip('MODSCALE_DATA holds no CIFAR-10')
-    done = train('ours', '--dataset', 'cifar10',
+    done = train('screen', '--dataset', 'cifar10',
                  *'--k 8 --samples 10240 --b 8 --width 32 --test 500 --permute'.split(), '--out', 'run', cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     made = json.loads((tmp_path/'run'/'result.json').read_text())
     assert made['purity'] >= .98 and made['served'] >= 1 and made['assigned'] > .99 and made['peak_memory_gib'] < 6
 
-BAD = {'k must be': 'ours --k 0', 'b must be at most the 6': 'ours --b 65', "method='magic'": 'magic',
-       'k=2000': 'ours --k 2000',
-       'n=8': 'ours --samples 8', 'share must be False for modular': 'modular --share', 'lr=-1': 'ours --lr -1',
-       "precision='float8'": 'ours --precision float8', 'cuda': 'ours --device cuda:77',
-       'nowhere': 'ours --dataset cifar10 --data-dir nowhere', 'minutes=-1': 'ours --minutes -1'}
+BAD = {'k must be': 'screen --k 0', 'b must be at most the 6': 'screen --b 65', "method='magic'": 'magic',
+       "method='ours'": 'ours', 'k=2000': 'screen --k 2000', 'n=8': 'screen --samples 8',
+       'share must be False for monolithic': 'monolithic --share', 'penalty is for lasso': 'modular --penalty 1',
+       'decay=-1': 'lasso --decay -1', "loss='hinge'": 'paper --loss hinge', 'lr=-1': 'screen --lr -1',
+       "precision='float8'": 'screen --precision float8', 'cuda': 'screen --device cuda:77',
+       'nowhere': 'screen --dataset cifar10 --data-dir nowhere', 'minutes=-1': 'screen --minutes -1'}
 
 @pytest.mark.parametrize('message', BAD)
 def test_bad_arguments_end_in_one_line(message, capsys, tmp_path):
@@ -112,35 +150,63 @@ def test_a_folder_holds_one_run(tmp_path):
     train_images(cell, digits, tmp_path)
     with pytest.raises(ValueError, match='seed'): train_images(replace(cell, seed=1), digits, tmp_path)
 
-def test_every_method_meets_the_same_samples_steps_and_widths():
-    "Cells of one k and seed differ in what modules see and write and in the rate; not in data, steps, batch or width."
-    for study in (fig4b_study('paper', 'cifar10'), permuted_study('paper', 'cifar10')):
-        table = pd.DataFrame(study.cells)
-        same = table.drop(columns=['arm', 'method', 'share', 'lr'])
-        assert (same.groupby(['k', 'seed']).nunique(dropna=False) == 1).all().all() and table.n.min() >= 200_000
-        assert table.arm.nunique() >= 5
-        assert set(table[table.method.isin(['ours', 'oracle'])].groupby('arm').size()) == {8*5}
-    rates = pd.DataFrame(rates_study('paper', 'cifar10').cells)
-    assert rates.validate.all() and set(rates.seed).isdisjoint(table.seed)
-    samples, controls = (pd.DataFrame(s('paper', 'cifar10').cells) for s in (image_samples_study, image_controls_study))
-    assert len(samples.n.unique()) == 5 and (samples.n*samples.passes).max() == table.n.max()
-    assert set(controls.k) == {4, 8}
+def cells_of(study): return pd.DataFrame(study('paper', 'cifar10').cells)
 
-def test_test_images_are_not_seen_by_the_search_for_rates(monkeypatch):
+STUDIES = (arms.images_study, arms.image_large_study, arms.image_shared_study, arms.image_paper_study,
+           arms.image_controls_study)
+
+def test_every_arm_meets_the_same_samples_steps_and_tests():
+    """Cells of one k, n and seed differ in what modules see, write and are told, and in the settings of the search.
+
+    Not in data, steps, batch or test."""
+    for study in STUDIES[:3]:
+        table = cells_of(study)
+        same = table.drop(columns=['arm', 'method', 'share', 'write', 'align_labels', *arms.SEARCHED_NAMES])
+        assert (same.groupby(['k', 'n', 'seed']).nunique(dropna=False) == 1).all().all()
+        assert table.groupby('arm')[['k', 'n', 'seed']].agg(list).map(sorted).map(str).nunique().eq(1).all()
+        assert table.n.max() >= 200_000 and table.seed.nunique() == 3 and (table.passes == 1).all()
+        assert not table.validate.any() and not table.images.notna().any()
+    images, large, shared, paper, controls = map(cells_of, STUDIES)
+    assert set(images.arm) == set(arms.IMAGE_ARMS) and set(images.groupby('arm').size()) == {8*3}
+    assert large.n.max() >= 1_000_000 and large[large.k == 4].n.nunique() == 5
+    assert shared.permute.all() and not images.permute.any()
+    assert set(shared[shared.share].method) == {'screen', 'oracle'}
+    assert set(paper.k) == set(controls.k) == {4, 8}
+    for detail in arms.NET_CHANGES: assert {f'paper, {detail}', f'modular, {detail}'} <= set(paper.arm)
+
+def test_every_arm_has_the_same_search():
+    "All but the oracle, which has the settings of the screen; as many trials, on samples that no study has."
+    search = cells_of(arms.image_search_study)
+    assert set(search.arm) == set(arms.IMAGE_ARMS) - {'oracle'} and set(search.k) == {4, 8}
+    assert not search.duplicated().any() and search.groupby('arm').size().eq(2).all()
+    spaces = {len(arms.drawn_settings(arms.SPACES[method], arms.TRIALS)) for method in arms.SPACES}
+    assert spaces == {arms.TRIALS} and arms.TRIALS_RULE >= arms.TRIALS
+    lr = [[drawn['lr'] for drawn in arms.drawn_settings(space, arms.TRIALS)] for space in arms.SPACES.values()]
+    assert all(rates == lr[0] for rates in lr)
+    assert all(arms.SEARCH_SEED not in set(cells_of(study).seed) for study in STUDIES)
+    assert all(arms.settings_of('oracle', k) == arms.settings_of('screen', k) for k in range(1, 9))
+
+MEASURED = ['accuracy', 'unseen', 'noise_0.5', 'purity', 'trial', 'final', 'n', 'lr']
+
+@pytest.mark.parametrize('arm', ['modular', 'paper', 'lasso', 'screen'])
+def test_test_images_are_not_seen_by_the_search_for_settings(arm, monkeypatch):
     digits = load_images('digits')
-    study = rates_study('smoke', 'digits')
-    cell = next(c for c in study.cells if c['arm'] == 'ours')
-    blind = replace(digits, test_x=np.zeros_like(digits.test_x))
-    expected = study.run([cell])[0]
-    image_study.images_of.cache_clear()
-    monkeypatch.setattr(image_study, 'load_images', lambda *_: blind)
-    got = study.run([cell])[0]
-    image_study.images_of.cache_clear()
-    assert got.accuracy.equals(expected.accuracy) and got.confusion.equals(expected.confusion)
+    study = arms.image_search_study('smoke', 'digits')
+    cell = next(c for c in study.cells if c['arm'] == arm and c['k'] == 4)
+    blind = replace(digits, test_x=255 - digits.test_x, test_y=np.roll(digits.test_y, 1))
+    def searched(data):
+        arms.images_of.cache_clear()
+        monkeypatch.setattr(arms, 'load_images', lambda *_: data)
+        return study.run([cell])[0][MEASURED]
+    expected, got = searched(digits), searched(blind)
+    arms.images_of.cache_clear()
+    assert expected.final.sum() == 1 and len(expected) >= 3
+    pd.testing.assert_frame_equal(got, expected)
 
 def test_a_run_is_the_same_twice_and_changes_with_its_seed():
     digits = load_images('digits')
-    cell = dict(k=2, n=640, batch=32, b=4, width=16, test=200, permute=True, align_steps=5)
-    for method in ('monolithic', 'modular', 'paper', 'ours', 'oracle'):
+    usual = dict(k=2, n=640, batch=32, b=4, width=16, test=200, permute=True, align_steps=5, decay=.1)
+    for method in IMAGE_METHODS:
+        cell = usual | dict(penalty=1.) if method == 'lasso' else usual
         a, b, c = (run_compose(ComposeCell(method, seed=seed, **cell), digits) for seed in (0, 0, 1))
         assert a.confusion.equals(b.confusion) and not a.confusion.equals(c.confusion), method

@@ -651,7 +651,7 @@ def test_an_error_in_the_thread_is_raised_where_its_batch_is_due(digits, monkeyp
     def broken(task, start, *args, **how):
         if start == 30: raise MemoryError('no room for batch 3')
         return sample(task, start, *args, **how)
-    monkeypatch.setattr(tasks, 'sample_batch', broken)
+    monkeypatch.setattr(ComposeTask, 'batch', broken)
     for ahead in (0, 1, 4):
         results = batches_ahead(task, 10, ahead=ahead)
         for b in range(3): assert torch.equal(next(results)[0], task.batch(b * 10, 10)[0])

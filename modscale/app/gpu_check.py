@@ -119,8 +119,8 @@ def image_agreement(
 ) -> list[dict]: # rows of the table
     "Accuracy of a monolithic and of a modular network, on both."
     data, rows = load_digit_images(), []
-    for method in ('monolithic', 'ours'):
-        cell = ComposeCell(method=method, k=2, n=n, batch=64, b=16, width=64, test=500, align_samples=2560)
+    for method in ('monolithic', 'screen'):
+        cell = ComposeCell(method=method, k=2, n=n, batch=64, b=16, width=64, test=500, screen_samples=2560)
         here, there = (run_compose(cell, data, where).accuracy[0] for where in ('cpu', device))
         rows.append(compared(f'accuracy on two digits, {method}', abs(here - there), SAME_ACCURACY))
     return rows
@@ -213,7 +213,7 @@ def random_images(
 
 # %% ../../nbs/app/07_gpu_check.ipynb #gpu-026b
 def image_race(
-    method:str, # of images/05_compose
+    method:str, # of images/08_compose
     precision:str, # of matrix products
     device:str, # to compare with the processor
     k:int=IMAGES_WIDE, # images side by side

@@ -6,7 +6,7 @@
 __all__ = ['SINE_SHOWN', 'FIG4B', 'Setup', 'as_it_is', 'Part', 'counts', 'theory_parts', 'seeded', 'scaled', 'one_figure',
            'figure_parts', 'planner_parts', 'table_parts', 'prediction_study', 'align_parts', 'samples_for_targets',
            'draw_growth', 'draw_fig2', 'on_device', 'draw_longer', 'growth_parts', 'study_parts', 'draw_images',
-           'paper_fig4b', 'image_part', 'rate_means_table', 'image_parts', 'all_parts']
+           'paper_fig4b', 'image_part', 'image_parts', 'other_image_parts', 'all_parts']
 
 # %% ../../nbs/app/00_parts.ipynb #parts-03
 import json
@@ -317,21 +317,20 @@ def study_parts() -> list[Part]:
 
 # %% ../../nbs/app/00_parts.ipynb #parts-24
 def draw_images(
-    table:pd.DataFrame # of `fig4b_study`
+    table:pd.DataFrame # of `images_study`
 ) -> dict: # name to Figure
     "Figure 4b and Table 1, with the paper's points for CIFAR-10, and confusion by position of two networks."
     from modscale.images.compose import plot_compose, plot_confusion
     from modscale.images.data import CLASSES
     dataset = table.dataset.iloc[0]
-    name = 'images_permuted' if table.permute.iloc[0] else 'images'
-    some = table[(table.seed == table.seed.min()) & (table.k == min(4, table.k.max())) & table.arm.isin(['monolithic',
-                                                                                                         'ours'])]
+    some = table[(table.seed == table.seed.min()) & (table.k == min(4, table.k.max()))]
+    some = some[some.arm.isin(['monolithic', 'screen'])]
     tables = {row.arm: np.array(json.loads(row.confusion)) for row in some.itertuples()}
-    return {name: plot_compose(table, paper_fig4b() if dataset == 'cifar10' else None),
-            f'{name}_confusion': plot_confusion(tables, CLASSES[dataset])}
+    return {'images': plot_compose(table, paper_fig4b() if dataset == 'cifar10' else None),
+            'images_confusion': plot_confusion(tables, CLASSES[dataset])}
 
 # %% ../../nbs/app/00_parts.ipynb #parts-26
-FIG4B = dict(ours=(.552, .542, .5385, .5245, .516, .505, .493, .482),                   # accuracy at k = 1..8
+FIG4B = dict(paper=(.552, .542, .5385, .5245, .516, .505, .493, .482), # accuracy at k = 1..8
              modular=(.5355, .5355, .512, .4875, .472, .4555, .4435, .4335),
              monolithic=(.529, .5365, .505, .476, .451, .429, .409, .390))
 
@@ -342,52 +341,64 @@ def paper_fig4b() -> pd.DataFrame: # columns method, k, accuracy
 
 # %% ../../nbs/app/00_parts.ipynb #parts-28
 def image_part(
-    study:Callable, # of images/06_study
+    study:Callable, # of images/09_arms or images/11_rotated
+    shown:tuple, # columns whose means the report shows
+    by:tuple=('k', 'n', 'arm'), # columns of groups
     **about # the rest of the part
 ) -> Part: # its study takes the setup's data set
     "A part on images: its report shows means over seeds of what its table has."
-    from modscale.images import study as s
-    shown = [*s.SCORES, 'purity', 'served', 'p', 'lr', 'align_gflop', 'train_gflop', 'align_seconds', 'train_seconds']
     def of(setup):
         return study(setup.scale, setup.dataset, data_dir=setup.data_dir, device=setup.torch_device,
                      first_seed=setup.seed)
-    def digest(t): return means_table(t, [c for c in ('k', 'n', 'passes', 'arm') if c in t],
-                                      [c for c in shown if c in t])
+    def digest(t): return means_table(t, [c for c in by if c in t], [c for c in shown if c in t])
     about = dict(digest=digest, caption='Accuracy per image; means over seeds, bars: two standard errors. A single '
                                         'seed has none.') | about
-    return Part(study=of, keep=s.compact_images, images=True, **about)
-
-# %% ../../nbs/app/00_parts.ipynb #parts-29
-def rate_means_table(table:pd.DataFrame) -> pd.DataFrame:
-    "For `digest` of the part on learning rates."
-    from modscale.images.study import rate_means
-    return rate_means(table).reset_index()
+    return Part(study=of, images=True, **about)
 
 # %% ../../nbs/app/00_parts.ipynb #parts-30
 def image_parts() -> list[Part]:
-    "images/06_study: compositional images, Figure 4b and Table 1, and what stands beside them."
-    from modscale.images import study as s
+    "images/09_arms and images/11_rotated: compositional images, Figure 4b and Table 1, and what stands beside them."
+    from modscale.images import arms, evidence
+    shown = tuple(c for c in arms.IMAGE_MEASURES if c != 'by_position')
+    part = partial(image_part, shown=shown, keep=arms.compact_images)
     return [
-        image_part(s.fig4b_study, name='images', title='Compositional images', draw=draw_images,
-                   paper='Accuracy falls with the number of images k, least for modular networks with learned '
-                         'projections '
-                         '(Figure 4b); the order holds for held-out class combinations and for noise (Table 1).'),
-        image_part(s.permuted_study, name='images_permuted', title='Compositional images, inputs in random order',
-                   draw=draw_images,
-                   paper='The paper has images side by side, in order.'),
-        image_part(s.image_samples_study, name='image_samples', title='Accuracy against the number of samples',
-                   draw=one_figure('image_samples', s.plot_image_samples),
-                   paper='The paper has one number of samples; its reviewers asked for more.'),
-        image_part(s.image_controls_study, name='image_controls', title='Equal compute, unaligned modules, all labels',
-                   draw=one_figure('image_controls', s.plot_controls), paper='Controls that the paper’s reviewers '
-                                                                             'asked for.'),
-        image_part(s.rates_study, name='image_rates', title='Learning rates of the image study',
-                   draw=one_figure('image_rates', s.plot_rates), digest=rate_means_table,
-                   paper='The paper does not say how its rates were chosen.')]
+        part(arms.images_study, name='images', title='Compositional images', draw=draw_images,
+             paper='Accuracy falls with the number of images k, least for modular networks with learned projections '
+                   '(Figure 4b); the order holds for held-out class combinations and for noise (Table 1).'),
+        part(arms.image_large_study, name='image_large', title='Five times the samples, and accuracy against samples',
+             draw=one_figure('image_large', evidence.plot_large), paper='A guide says a million samples.'),
+        part(arms.image_shared_study, name='image_shared', title='Inputs in random order, shared weights',
+             draw=one_figure('image_shared', evidence.plot_arms), paper='The paper has images side by side, in order.'),
+        part(arms.image_paper_study, name='image_paper', title='The paper’s rule: which detail matters',
+             draw=one_figure('image_paper', evidence.plot_arms),
+             paper='Its rule adds .0485 to the accuracy of random modules with eight images.'),
+        part(arms.image_controls_study, name='image_controls', title='Equal compute, spare modules, all labels',
+             draw=one_figure('image_controls', evidence.plot_arms), paper='Controls that its reviewers asked for.'),
+        part(arms.image_search_study, name='image_search', title='The search for settings',
+             draw=one_figure('image_search', evidence.plot_search),
+             caption='Accuracy on training images kept apart; a dot a trial.',
+             paper='The paper does not say how its settings were chosen.')]
+
+# %% ../../nbs/app/00_parts.ipynb #parts-30b
+def other_image_parts() -> list[Part]:
+    "images/11_rotated and images/12_harder, and label groups: what the paper has not."
+    from modscale.images import arms, evidence, harder, rotated
+    return [
+        image_part(rotated.image_rotated_study, shown=('accuracy', 'purity', 'align_seconds', 'train_seconds'),
+                   by=('method', 'n', 'rank', 'prior', 'spare'), keep=evidence.digits6, name='image_rotated',
+                   title='Rotated inputs', draw=one_figure('image_rotated', evidence.plot_rotated),
+                   paper='The paper has no rotated inputs.'),
+        image_part(harder.image_harder_study, shown=('accuracy', 'inputs_right', 'inputs_found', 'train_seconds'),
+                   by=('composition', 'arm'), keep=evidence.digits6, name='image_harder', title='Harder compositions',
+                   draw=one_figure('image_harder', evidence.plot_harder), paper='The paper has images side by side.'),
+        image_part(arms.image_groups_study, shown=('right', 'refused'), by=('k', 'n'), name='image_groups',
+                   title='Label groups from labels', draw=one_figure('image_groups', evidence.plot_groups),
+                   caption='Share of draws in which the groups are found; in the others the search refuses.',
+                   paper='The paper does not say whether groups are known.')]
 
 # %% ../../nbs/app/00_parts.ipynb #parts-32
 def all_parts() -> dict[str, Part]:
     "The parts by name, in the order in which they run."
     found = [*theory_parts(), *figure_parts(), *planner_parts(), *align_parts(), *growth_parts(), *study_parts(),
-             *table_parts(), *image_parts()]
+             *table_parts(), *image_parts(), *other_image_parts()]
     return {part.name: part for part in found}

@@ -178,7 +178,7 @@ def paper_sentence(
     k = table.k.max()
     wide = table[(table.k == k) & table.arm.isin(['paper', 'modular'])].pivot(index='seed', columns='arm',
                                                                               values='accuracy')
-    theirs = FIG4B['ours'][k - 1] - FIG4B['modular'][k - 1]
+    theirs = FIG4B['paper'][k - 1] - FIG4B['modular'][k - 1]
     return (f'The paper’s rule adds {mean_text(wide["paper"] - wide["modular"])} to the accuracy of random modules '
             f'with {k} images; in the '
             f'paper, on CIFAR-10 with more samples, it adds {theirs:.3f}.')

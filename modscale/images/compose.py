@@ -76,7 +76,8 @@ class ComposeCell:
 
     @property
     def rule(self) -> PaperRule: # of `paper`
-        how = {name: getattr(self, f'align_{name}') for name in ('labels', 'kernel', 'ridge', 'bandwidth', 'steps', 'lr')}
+        names = ('labels', 'kernel', 'ridge', 'bandwidth', 'steps', 'lr')
+        how = {name: getattr(self, f'align_{name}') for name in names}
         return PaperRule(**how, batch=min(self.align_batch, self.n), noise=self.noise)
 
     def __post_init__(self): check_cell(self)
@@ -215,7 +216,7 @@ def shrink(
         for p in net.parameters(): p.mul_(1 - decay)
     if penalty:
         norm = net.U.norm(dim=3, keepdim=True)
-        net.U.mul_((1 - penalty/norm.clamp_min(penalty)).clamp_min(0))
+        net.U.mul_((norm - penalty).clamp_min(0)/norm.clamp_min(penalty))
 
 # %% ../../nbs/images/08_compose.ipynb #19-0135
 def shrink_after(
@@ -370,8 +371,7 @@ def plot_compose(
         ax.set(title=title, xlabel='images k', xticks=sorted(table.k.unique()))
     if paper is not None:
         for method, rows in paper.groupby('method', sort=False):
-            colour = COLOURS['paper' if method == 'ours' else method]
-            axes[0].plot(rows.k, rows.accuracy, 'x', ms=4, alpha=.6, color=colour)
+            axes[0].plot(rows.k, rows.accuracy, 'x', ms=4, alpha=.6, color=COLOURS[method])
         axes[-1].plot([], [], 'x', color='0.4', label='the paper’s points,\nits own network')      # for the legend
     axes[0].set_ylabel(f'accuracy per image\n({data_name(table)}, n = {table.n.iloc[0]:,})')
     axes[-1].legend(loc='center left', bbox_to_anchor=(1, .5), frameon=False)

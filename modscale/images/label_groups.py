@@ -15,13 +15,13 @@ NULL = 1e-9 # an eigenvalue of the covariance below this share of the largest is
 JOINED = .5 # of a label's own entry of P: an entry above it joins a label to the group
 
 def label_groups(
-    Y:np.ndarray, # labels, 0 or 1, shape (n, L)
+    Y:np.ndarray, # labels, 0 or 1, shape (n, labels)
 ) -> list[np.ndarray]: # labels of each group, int64, groups by their first label
     """Sets of labels of which exactly one is set in each sample (images/04_label_groups, step 2).
 
     Raises `ValueError` for values that are not 0 or 1, and where the labels do not fall into such sets."""
     Y = real_above('Y', Y, 0, strict=False, high=1.)
-    if Y.ndim != 2: raise ValueError(f'Y must have shape (n, L), got shape {Y.shape}')
+    if Y.ndim != 2: raise ValueError(f'Y must have shape (n, labels), got shape {Y.shape}')
     wrong = Y[(Y != 0) & (Y != 1)]
     if len(wrong): raise ValueError(f'Y must hold 0 and 1, got {wrong[0]}')
     n, C = len(Y), np.cov(Y, rowvar=False, bias=True).reshape(Y.shape[1], -1)
@@ -35,7 +35,7 @@ def label_groups(
 
 # %% ../../nbs/images/04_label_groups.ipynb #groups-07
 def check_groups(
-    Y:np.ndarray, # labels, 0 or 1, shape (n, L)
+    Y:np.ndarray, # labels, 0 or 1, shape (n, labels)
     groups:list[tuple], # labels of each group
 ):
     "Raises `ValueError` unless each label is in one group and each sample has one label of each group set."
@@ -47,4 +47,5 @@ def check_groups(
         sums = Y[:, list(group)].sum(1)
         if not (sums == 1).all():
             row = int(np.flatnonzero(sums != 1)[0])
-            raise ValueError(f'Y must have one label of each group set, got {sums[row]:g} of {list(group)} in row {row}')
+            got = f'{sums[row]:g} of {list(group)} in row {row}'
+            raise ValueError(f'Y must have one label of each group set, got {got}')
