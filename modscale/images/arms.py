@@ -7,9 +7,9 @@ __all__ = ['IMAGE_ARMS', 'IMAGE_SIZES', 'SEARCH_TRIALS', 'SEARCH_TRIALS_RULE', '
            'SEARCH_TEST', 'COMMON_SPACE', 'MODULES_SPACE', 'RULE_SPACE', 'SPACES', 'SEARCHED', 'SEARCH_COUNTS',
            'SEARCHED_NAMES', 'SETTINGS_USED', 'IMAGE_GRIDS', 'LARGE_TIMES', 'LARGE_ARMS', 'RULE_GUIDES', 'RULE_CHANGES',
            'NET_CHANGES', 'GROUP_SAMPLES', 'IMAGE_MEASURES', 'cell_of', 'images_of', 'validation_data',
-           'run_image_cell', 'run_image_cells', 'sample_flops', 'equal_compute', 'search_draws', 'image_sizes',
-           'most_projections', 'plain_cell', 'trials_of', 'trial_cell', 'image_search_study', 'best_settings',
-           'settings_of', 'image_cells', 'two_gigabytes', 'image_cost', 'image_sweep', 'seeds_of', 'images_study',
+           'run_image_cell', 'run_image_cells', 'sample_flops', 'two_gigabytes', 'image_cost', 'image_sweep',
+           'equal_compute', 'search_draws', 'image_sizes', 'most_projections', 'plain_cell', 'trials_of', 'trial_cell',
+           'image_search_study', 'best_settings', 'settings_of', 'image_cells', 'seeds_of', 'images_study',
            'image_large_study', 'image_shared_study', 'paper_arms', 'image_paper_study', 'control_arms',
            'image_controls_study', 'found_groups', 'image_groups_study', 'compact_images', 'gap_between']
 
@@ -97,6 +97,34 @@ def sample_flops(
     if cell.method == 'monolithic': return 4*m*h + 6*(hidden + h*d)
     seen, written = D if cell.sees_own else m, n_classes if cell.writes_own else d
     return (cell.K or cell.k)*(4*seen*cell.b + 6*(cell.b*h + hidden + h*written))
+
+# %% ../../nbs/images/09_arms.ipynb #iarms-31b
+def two_gigabytes(cell:dict) -> int:
+    "For `memory` of a study."
+    return 2*2**30
+
+# %% ../../nbs/images/09_arms.ipynb #iarms-32
+def image_cost(
+    cell:dict # of `image_cells`
+) -> float: # about its seconds on one core
+    "What a cell costs: operations, and samples to be made."
+    own, D = cell_of(cell), int(np.prod(SHAPES[cell['dataset']]))
+    seen = own.n*own.passes
+    # the products with U of the paper's rule, forward and backward
+    aligning = 4*own.align_steps*own.align_batch*own.k*D*(own.K or own.k)*own.b if own.method == 'paper' else 0
+    matching = 1.2*(own.k - 1) if own.share and own.method == 'screen' else 0
+    return .5 + (sample_flops(own, D, 10)*seen + aligning)/3e10 + seen*own.k*D*3e-9 + matching
+
+# %% ../../nbs/images/09_arms.ipynb #iarms-32x
+def image_sweep(
+    name:str, # of the study
+    cells:list[dict], # of `image_cells`
+    data_dir:str|None=None, # where images are looked for
+    device:str='cpu', # where to compute
+) -> Study: # ready for a sweep
+    "A study of compositional images: one network a cell."
+    run = partial(run_image_cells, data_dir=data_dir, device=device)
+    return Study(name, cells, run, cost=image_cost, memory=two_gigabytes, width=1)
 
 # %% ../../nbs/images/09_arms.ipynb #iarms-17
 def equal_compute(
@@ -250,34 +278,6 @@ def image_cells(
     def cell(arm, settings, one):
         return plain_cell(arm, dataset, sizes | settings_of(arm, one['k']) | small | settings | one, images=limit)
     return [cell(arm, settings, one) for one in grid(**lists) for arm, settings in arms.items()]
-
-# %% ../../nbs/images/09_arms.ipynb #iarms-31b
-def two_gigabytes(cell:dict) -> int:
-    "For `memory` of a study."
-    return 2*2**30
-
-# %% ../../nbs/images/09_arms.ipynb #iarms-32
-def image_cost(
-    cell:dict # of `image_cells`
-) -> float: # about its seconds on one core
-    "What a cell costs: operations, and samples to be made."
-    own, D = cell_of(cell), int(np.prod(SHAPES[cell['dataset']]))
-    seen = own.n*own.passes
-    # the products with U of the paper's rule, forward and backward
-    aligning = 4*own.align_steps*own.align_batch*own.k*D*(own.K or own.k)*own.b if own.method == 'paper' else 0
-    matching = 1.2*(own.k - 1) if own.share and own.method == 'screen' else 0
-    return .5 + (sample_flops(own, D, 10)*seen + aligning)/3e10 + seen*own.k*D*3e-9 + matching
-
-# %% ../../nbs/images/09_arms.ipynb #iarms-32x
-def image_sweep(
-    name:str, # of the study
-    cells:list[dict], # of `image_cells`
-    data_dir:str|None=None, # where images are looked for
-    device:str='cpu', # where to compute
-) -> Study: # ready for a sweep
-    "A study of compositional images: one network a cell."
-    run = partial(run_image_cells, data_dir=data_dir, device=device)
-    return Study(name, cells, run, cost=image_cost, memory=two_gigabytes, width=1)
 
 # %% ../../nbs/images/09_arms.ipynb #iarms-34
 IMAGE_GRIDS = dict(smoke=dict(k=(1, 4, 8), seeds=1, some=(4, 8), large=(4,), parts=(2, 1)),
