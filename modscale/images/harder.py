@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OVERLAP', 'COMPOSITIONS', 'HARDER_ARMS', 'HARDER_PART', 'images_in', 'overlapped', 'smaller', 'composed_inputs',
-           'composed_labels', 'true_images', 'HarderTask', 'run_harder', 'right_inputs', 'run_harder_cells',
-           'harder_cell', 'harder_cost', 'two_gigabytes_each', 'image_harder_study']
+           'composed_labels', 'true_images', 'HarderTask', 'run_harder', 'right_inputs', 'harder_cell', 'harder_cost',
+           'image_harder_study']
 
 # %% ../../nbs/images/12_harder.ipynb #hard-03
 import math
@@ -16,13 +16,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..base.files import peak_memory
 from ..base.study import Study, grid
 from ..base.symbols import choice
 from .data import CLASSES
-from .task import ComposeTask
-from .compose import ComposeCell, build_image_net, measure_image_net, train_image_net
-from .arms import IMAGE_ARMS, image_sizes, images_of, most_projections, seeds_of, settings_of
+from .task import ComposeTask, input_dtype
+from .compose import ComposeCell
+from .arms import IMAGE_ARMS, images_of, most_images, most_projections, run_each, run_on_task
+from .arms import seeds_of, two_gigabytes, usual_settings
 
 # %% ../../nbs/images/12_harder.ipynb #hard-05
 OVERLAP = 4 # images that overlap share this part of their width: one over it
@@ -70,8 +70,7 @@ def composed_inputs(
     N, k = x.shape[:2]
     flat = x.reshape(N, k, -1)
     if composition == 'overlaid': return (flat[:, 0] + flat[:, 1][:, order])/math.sqrt(2)
-    if composition == 'hidden': return overlapped(x, np.tile(np.arange(k), (N, 1))).reshape(N, -1)
-    if composition == 'shuffled hiding': return overlapped(x, front).reshape(N, -1)
+    if composition in ('hidden', 'shuffled hiding'): return overlapped(x, front).reshape(N, -1)
     if composition == 'sizes': return np.concatenate([smaller(x[:, j], 2**j) for j in range(k)], 1)
     if composition == 'colours':
         C = x.shape[-1]
@@ -116,14 +115,22 @@ class HarderTask:
     k = property(lambda self: len(true_images(self.composition)), doc='Label groups.')
     m = property(lambda self: self.dependence.shape[1], doc='Inputs.')
 
+    @cached_property
+    def overlaid(self) -> np.ndarray: # order of the pixels of an overlaid second image, int64 (D,)
+        return np.random.default_rng((self.seed, 8)).permutation(self.D)
+
+    def shuffled(self, first, n):
+        "The order in which the images of samples are laid down, int64 (n, k)."
+        seed = np.random.default_rng((self.seed, 7)).integers(2**31)
+        return np.stack([np.random.default_rng((seed, first + i)).permutation(self.plain.k) for i in range(n)])
+
     def composed(self, x, y, first):
         "Inputs and labels of samples that begin with number `first`."
         n, shape = len(x), self.data.train_x.shape[1:]
         x = np.asarray(x, np.float32).reshape(n, self.plain.k, *shape)
-        seeds = np.random.default_rng((self.seed, 7)).integers(2**31)
-        front = np.stack([np.random.default_rng((seeds, first + i)).permutation(self.plain.k) for i in range(n)])
-        order = np.random.default_rng((self.seed, 8)).permutation(self.D)
-        inputs = composed_inputs(self.composition, x, front, order)
+        shuffles = self.composition == 'shuffled hiding'
+        front = self.shuffled(first, n) if shuffles else np.tile(np.arange(self.plain.k), (n, 1))
+        inputs = composed_inputs(self.composition, x, front, self.overlaid)
         labels = composed_labels(self.composition, np.asarray(y), self.n_classes)
         return np.ascontiguousarray(inputs, np.float32), labels
 
@@ -131,8 +138,7 @@ class HarderTask:
         "As of `ComposeTask`; noise is added to the images before they are composed."
         x, y = self.plain.batch(start, size, split, noise)
         x, y = self.composed(x.numpy(), y.numpy(), start)
-        dtype = getattr(torch, str(dtype).removeprefix('torch.'))
-        return torch.from_numpy(x).to(device, dtype), torch.from_numpy(y).to(device)
+        return torch.from_numpy(x).to(device, input_dtype(dtype)), torch.from_numpy(y).to(device)
 
     @cached_property
     def dependence(self) -> np.ndarray: # which input depends on which image, bool (images, m)
@@ -162,14 +168,8 @@ def run_harder(
     own = ComposeCell(**{name: cell[name] for name in cell if name not in ('arm', 'dataset', 'images', 'composition')})
     name = cell['composition']
     task = HarderTask(ComposeTask(data, images_in(name), own.seed), name)
-    try: net, found = build_image_net(own, task, device)
-    except ValueError as e:
-        if own.method != 'screen': raise
-        return pd.DataFrame([dict(error=str(e))])
-    done, flops = train_image_net(own, task, net)
-    scores = measure_image_net(own, task, net)
-    cost = dict(train_gflop=flops/1e9, train_seconds=done.seconds, peak_memory_gib=peak_memory(), error='')
-    return pd.DataFrame([scores | right_inputs(found, task) | cost]).drop(columns=['confusion'])
+    measured, found = run_on_task(own, task, device)
+    return pd.DataFrame([measured | right_inputs(found, task)])
 
 # %% ../../nbs/images/12_harder.ipynb #hard-18
 def right_inputs(
@@ -187,15 +187,6 @@ def right_inputs(
         wanted += len(true)
     return dict(inputs_right=both/had, inputs_found=both/wanted)
 
-# %% ../../nbs/images/12_harder.ipynb #hard-19
-def run_harder_cells(
-    cells:list[dict], # of `image_harder_study`
-    data_dir:str|None=None, # where images are looked for
-    device:str='cpu', # where to compute
-) -> list[pd.DataFrame]: # one row each
-    "For `run` of the study."
-    return [run_harder(cell, data_dir, device) for cell in cells]
-
 # %% ../../nbs/images/12_harder.ipynb #hard-19x
 def harder_cell(
     composition:str, # one of COMPOSITIONS
@@ -205,13 +196,11 @@ def harder_cell(
     scale:str, # one of IMAGE_SIZES
 ) -> dict: # for `run_harder`
     "One network as plain data."
-    sizes = image_sizes(dataset, scale)
-    sizes |= dict(n=max(sizes['n']//HARDER_PART, sizes.get('batch', ComposeCell.batch)))
-    settings = sizes | settings_of(arm, 4) | IMAGE_ARMS[arm] | dict(k=len(true_images(composition)), seed=seed)
-    settings |= {name: sizes[name] for name in ('b', 'width') if name in sizes}
-    settings['b'] = min(settings.get('b', ComposeCell.b), most_projections(dataset)//4)
-    plain = asdict(ComposeCell(**settings))
-    return dict(composition=composition, arm=arm, dataset=dataset, images=6000 if scale == 'smoke' else None) | plain
+    settings = usual_settings(arm, 4, dataset, scale) | IMAGE_ARMS[arm]
+    settings |= dict(n=max(settings['n']//HARDER_PART, settings.get('batch', ComposeCell.batch)), seed=seed)
+    settings |= dict(b=min(settings.get('b', ComposeCell.b), most_projections(dataset)//4))
+    plain = asdict(ComposeCell(**settings, k=len(true_images(composition))))
+    return dict(composition=composition, arm=arm, dataset=dataset, images=most_images(scale)) | plain
 
 # %% ../../nbs/images/12_harder.ipynb #hard-20
 def harder_cost(
@@ -220,11 +209,6 @@ def harder_cost(
     "What a cell costs: products with all inputs of three images."
     wide = cell['width'] if cell['arm'] == 'monolithic' else cell['k']*cell['b']
     return 1 + cell['n']*9216*(4*wide/3e10 + 1e-8)
-
-# %% ../../nbs/images/12_harder.ipynb #hard-20x
-def two_gigabytes_each(cell:dict) -> int:
-    "For `memory` of the study."
-    return 2*2**30
 
 # %% ../../nbs/images/12_harder.ipynb #hard-20y
 def image_harder_study(
@@ -238,5 +222,5 @@ def image_harder_study(
     choice('dataset', dataset, CLASSES)
     axes = grid(composition=COMPOSITIONS, arm=HARDER_ARMS, seed=seeds_of(scale, first_seed))
     cells = [harder_cell(**one, dataset=dataset, scale=scale) for one in axes]
-    run = partial(run_harder_cells, data_dir=data_dir, device=device)
-    return Study('image_harder', cells, run, cost=harder_cost, memory=two_gigabytes_each, width=1)
+    run = partial(run_each, run_harder, data_dir, device)
+    return Study('image_harder', cells, run, cost=harder_cost, memory=two_gigabytes, width=1)

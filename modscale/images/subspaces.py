@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ROTATION_ROUNDS', 'PASSES', 'EXTRA', 'TURNS', 'GAINED', 'PRIOR', 'SPARE_DIRECTIONS', 'VARIANCE_SAMPLES',
            'SCALE_SAMPLES', 'Rotation', 'RotatedTask', 'leading_directions', 'Moments', 'class_moments',
-           'whitened_moments', 'shrunk_moments', 'log_evidence', 'together', 'sliced_start', 'find_subspaces',
+           'whitened_moments', 'shrunk_moments', 'evidence_slope', 'together', 'sliced_start', 'find_subspaces',
            'FoundSubspaces', 'module_bases', 'rotated_modules', 'subspace_purity', 'ReducedTask']
 
 # %% ../../nbs/images/06_subspaces.ipynb #sub-03
@@ -19,10 +19,10 @@ import torch
 from scipy.fft import dct, idct
 
 from ..base.symbols import real_above, single
-from .task import ComposeTask
+from .task import ComposeTask, input_dtype
 
 # %% ../../nbs/images/06_subspaces.ipynb #sub-05
-ROTATION_ROUNDS = 3 # of signs, permutation and cosine transform: after two each image is spread evenly over all inputs
+ROTATION_ROUNDS = 3 # of signs, permutation and cosine transform; what they mix is checked below
 
 @dataclass(frozen=True, eq=False)
 class Rotation:
@@ -62,8 +62,7 @@ class RotatedTask:
     def batch(self, start:int, size:int, split:str='train', noise:float=0., device:str='cpu', dtype:str='float32'):
         "As of `ComposeTask`, rotated."
         x, y = self.plain.batch(start, size, split, noise)
-        dtype = getattr(torch, str(dtype).removeprefix('torch.'))
-        return torch.from_numpy(self.rotation(x.numpy())).to(device, dtype), y.to(device)
+        return torch.from_numpy(self.rotation(x.numpy())).to(device, input_dtype(dtype)), y.to(device)
 
     def image_basis(self, g:int) -> torch.Tensor: # orthonormal rows, float32 (D, m)
         "Where the inputs of image g went: the subspace that belongs to it."
@@ -72,7 +71,7 @@ class RotatedTask:
         return torch.from_numpy(self.rotation(rows))
 
 # %% ../../nbs/images/06_subspaces.ipynb #sub-10
-PASSES = 3 # of subspace iteration: a fourth changes the purity of digits by less than .001
+PASSES = 3 # of subspace iteration
 EXTRA = 32 # directions beyond the wanted ones, which make the iteration converge faster
 
 def leading_directions(
@@ -167,14 +166,17 @@ def shrunk_moments(
     return (moments.count[..., None, None]*moments.C + nu*eye)/samples[..., None, None], samples
 
 # %% ../../nbs/images/06_subspaces.ipynb #sub-16b
-def log_evidence(
+def evidence_slope(
     C:torch.Tensor, # of `shrunk_moments`, shape (k, q, r, r)
     samples:torch.Tensor, # the same, shape (k, q)
     Q:torch.Tensor, # orthogonal, shape (k, r, r0)
-) -> float: # of all samples, in nats, up to a constant
-    "The log evidence of subspaces (step 4)."
-    inner = Q[:, None].mT @ C @ Q[:, None]
-    return -.5*(samples*torch.logdet(inner.double())).sum().item()
+) -> tuple[float, torch.Tensor]: # in nats, up to a constant; its slope in Q over minus the samples, shape (k, r, r0)
+    "The log evidence of subspaces and its slope, from one product with the moments (step 4)."
+    product = C @ Q[:, None]
+    inner = Q[:, None].mT @ product
+    weight = (samples/samples.sum(1, keepdim=True))[..., None, None]
+    value = -.5*(samples*torch.logdet(inner.double())).sum().item()
+    return value, (weight*(product @ torch.linalg.inv(inner))).sum(1)
 
 # %% ../../nbs/images/06_subspaces.ipynb #sub-18
 def together(
@@ -209,18 +211,16 @@ def find_subspaces(
 ) -> tuple[torch.Tensor, list[float]]: # orthogonal, shape (k, r, r0), and the evidence at each step
     "The subspaces of all images together under the log evidence (step 4)."
     C, samples = shrunk_moments(moments, nu)
-    weight = (samples/samples.sum(1, keepdim=True))[..., None, None]
-    Q = sliced_start(C, samples, rank)
-    history, eta = [log_evidence(C, samples, Q)], 1.
+    Q, eta = sliced_start(C, samples, rank), 1.
+    value, G = evidence_slope(C, samples, Q)
+    history = [value]
     for _ in range(TURNS):
-        product = C @ Q[:, None]
-        G = (weight*(product @ torch.linalg.inv(Q[:, None].mT @ product))).sum(1)
         new = together(Q + eta*(Q - G))
-        value = log_evidence(C, samples, new)
+        value, slope = evidence_slope(C, samples, new)
         if value <= history[-1]:
             eta /= 2
             continue
-        Q = new
+        Q, G = new, slope
         history.append(value)
         if value - history[-2] < GAINED*abs(value - history[0]): break
     return Q, history
@@ -299,7 +299,7 @@ class ReducedTask:
     def batch(self, start:int, size:int, split:str='train', noise:float=0., device:str='cpu', dtype:str='float32'):
         "As of `ComposeTask`."
         x, y = self.source.batch(start, size, split, noise, device)
-        return (x @ self.flat.to(device)).to(getattr(torch, str(dtype).removeprefix('torch.'))), y
+        return (x @ self.flat.to(device)).to(input_dtype(dtype)), y
 
     def block(self, j:int) -> np.ndarray:
         "Inputs of module j."

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['HELD_OUT_MODULUS', 'CHUNK', 'SPLITS', 'BLOCK', 'NOISE_LEVELS', 'held_out', 'draw_classes', 'class_index',
-           'pixel_scale', 'sample_chunk', 'sample_indices', 'standardised', 'sample_batch', 'check_task', 'ComposeTask',
-           'made_ahead', 'batches_ahead', 'plot_examples']
+           'pixel_scale', 'sample_chunk', 'sample_indices', 'standardised', 'input_dtype', 'sample_batch', 'check_task',
+           'ComposeTask', 'made_ahead', 'batches_ahead', 'plot_examples']
 
 # %% ../../nbs/images/02_task.ipynb #task-003
 from collections import deque
@@ -121,6 +121,14 @@ def standardised(
     return x
 
 # %% ../../nbs/images/02_task.ipynb #task-034
+def input_dtype(
+    dtype:str # float32 or bfloat16, by name or as of PyTorch
+): # torch.dtype
+    "The type of inputs; raises `ValueError` for another one."
+    import torch
+    return getattr(torch, choice('dtype', str(dtype).removeprefix('torch.'), ('float32', 'bfloat16')))
+
+# %% ../../nbs/images/02_task.ipynb #task-0341
 NOISE_LEVELS = (.25, .5, 1.) # standard deviations of the noise, in units of the standardised inputs
 
 def sample_batch(
@@ -134,8 +142,7 @@ def sample_batch(
 ): # tensors: inputs (size, m) and classes int64 (size, k)
     "Samples start, ..., start + size - 1 of a split, the same in any batch; raises `ValueError` for bad arguments."
     import torch
-    noise = scalar('noise', noise)
-    dtype = getattr(torch, choice('dtype', str(dtype).removeprefix('torch.'), ('float32', 'bfloat16')))
+    noise, dtype = scalar('noise', noise), input_dtype(dtype)
     index, y = sample_indices(task, start, size, split)
     images = task.data.train_x if split == 'train' else task.data.test_x
     order = task.order if task.permute else None
