@@ -290,6 +290,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'modscale.images.arms.compact_images': ('images/arms.html#compact_images', 'modscale/images/arms.py'),
                                       'modscale.images.arms.control_arms': ('images/arms.html#control_arms', 'modscale/images/arms.py'),
                                       'modscale.images.arms.equal_compute': ('images/arms.html#equal_compute', 'modscale/images/arms.py'),
+                                      'modscale.images.arms.finals_of': ('images/arms.html#finals_of', 'modscale/images/arms.py'),
                                       'modscale.images.arms.found_groups': ('images/arms.html#found_groups', 'modscale/images/arms.py'),
                                       'modscale.images.arms.gap_between': ('images/arms.html#gap_between', 'modscale/images/arms.py'),
                                       'modscale.images.arms.image_cells': ('images/arms.html#image_cells', 'modscale/images/arms.py'),

@@ -2,8 +2,10 @@
 about bad input."""
 import io, json, os, re, shutil, signal, sqlite3, subprocess, sys, time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
+from modscale.app import bench
 from modscale.app.claims import table_claims
 from modscale.app.docs import external_requests
 from modscale.app.parts import Setup, all_parts
@@ -13,6 +15,7 @@ PARTS = ('pinv', 'theorem1', 'ridge', 'loss_law', 'theorem2', 'universality', 'f
          'plan_heldout', 'align', 'thresholds', 'counts', 'ablation', 'growth', 'longer', 'families', 'fig2_trained',
          'images', 'image_large', 'image_shared', 'image_paper', 'image_controls', 'image_search', 'image_rotated',
          'image_harder', 'image_groups')
+TIMED = ['work', 'ours_seconds', 'peer', 'peer_seconds', 'ratio'] # of a benchmark
 TIMES = ['start_seconds'] # all that may differ between two runs of the same cells
 
 def write_images(folder, seed=0):
@@ -36,7 +39,7 @@ def digits(tmp_path_factory):
     "A smoke run on digits, once for all tests here: (folder, what it printed)."
     out = tmp_path_factory.mktemp('reproduce')/'out'
     done = subprocess.run([sys.executable, '-m', 'modscale.app.cli', 'reproduce', '--scale', 'smoke', '--out', out],
-                          capture_output=True, text=True, timeout=600)
+                          capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr
     return out, done
 
@@ -231,14 +234,24 @@ def test_claims_come_from_the_files(digits, run_cli, tmp_path):
     assert rows['pinv.max_dev_se']['verdict'] == 'not run' and rows['pinv.max_dev_se']['ours'] is None
 
 def test_bench_command(run_cli):
-    rows = json.loads(run_cli('bench', 'align', '--repeat', '1', '--json', timeout=300).stdout)
-    timed, scored = {'work', 'ours_seconds', 'peer', 'peer_seconds',
-                     'ratio'}, {f'{who}_{v}' for who in ('ours', 'peer') for v in ('coverage', 'r2')}
-    assert all(set(r) == timed | scored | {'peer_failed'} and r['ratio'] > 0 for r in rows)
-    peers = {r['peer']: r for r in rows}
-    assert {'exact RBF kernel, Cholesky', 'random', 'paper', 'detrended', 'boosting', 'ridge', 'network'} <= set(peers)
-    assert peers['random']['peer_coverage'] < peers['random']['ours_coverage']
-    assert peers['boosting']['peer_coverage'] is None
+    rows = json.loads(run_cli('bench', 'fnp', '--repeat', '1', '--json').stdout)
+    assert all(set(r) == set(TIMED) and r['ratio'] > 0 for r in rows)
+    assert {'torch.linalg.svdvals, 1 thread', 'Gram matrix and Cholesky, 1 thread'} <= {r['peer'] for r in rows}
+
+def test_the_rule_meets_its_rivals_and_its_first_edition(tmp_path, monkeypatch):
+    "`bench align` on the smallest size and without the slow rivals."
+    path = tmp_path/'first_order.csv'
+    stored = pd.read_csv(bench.FIRST_ORDER)
+    stored[(stored.m == 5) & (stored.n == 400)].to_csv(path, index=False)
+    monkeypatch.setattr(bench, 'first_order_rows', partial(bench.first_order_rows, path=path))
+    rivals = ['random', 'paper', 'detrended', 'boosting', 'ridge', 'network']
+    monkeypatch.setattr(bench, 'rival_rows', partial(bench.rival_rows, rivals=rivals))
+    rows = bench.bench('align', 1).set_index('peer')
+    scored = {f'{who}_{v}' for who in ('ours', 'peer') for v in ('coverage', 'r2')}
+    assert set(rows) == {*TIMED, *scored, 'peer_failed'} - {'peer'} and (rows.ratio > 0).all()
+    assert {'exact RBF kernel, Cholesky', *rivals} <= set(rows.index)
+    assert rows.index.str.startswith('first-order').sum() == 1
+    assert rows.peer_coverage['random'] < rows.ours_coverage['random'] and np.isnan(rows.peer_coverage['boosting'])
 
 def bad(words, message, **files): return pytest.param(words, message, files, id=' '.join(words))
 

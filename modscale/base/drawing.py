@@ -13,7 +13,7 @@ from .summary import summarise
 # %% ../../nbs/base/05_drawing.ipynb #drawing-05
 COLOURS = dict(monolithic='#7f7f7f', modular='#1f77b4', frozen='#17becf', paper='#9467bd', ours='#d62728',
                oracle='#2ca02c', kernel='#ff7f0e', distilled='#8c564b', screen='#d62728', lasso='#e377c2',
-               subspaces='#d62728')
+               subspaces='#d62728', ours_many='#ff9896')
 COLOURS |= {'screen, shared': '#ff9896', 'oracle, shared': '#98df8a', 'modular, own labels': '#aec7e8',
             'paper, own labels': '#c5b0d5', 'oracle, leading': '#98df8a'}
 

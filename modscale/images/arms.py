@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['IMAGE_ARMS', 'IMAGE_SIZES', 'SEARCH_TRIALS', 'SEARCH_TRIALS_RULE', 'TRIAL_PART', 'DRAWS_SEED', 'SEARCH_SEED',
            'SEARCH_TEST', 'COMMON_SPACE', 'MODULES_SPACE', 'RULE_SPACE', 'SPACES', 'SEARCHED', 'SEARCH_COUNTS',
-           'SEARCHED_NAMES', 'SETTINGS_USED', 'IMAGE_GRIDS', 'LARGE_TIMES', 'LARGE_ARMS', 'RULE_GUIDES', 'RULE_CHANGES',
-           'NET_CHANGES', 'GROUP_SAMPLES', 'IMAGE_MEASURES', 'cell_of', 'images_of', 'validation_data',
-           'run_image_cell', 'run_each', 'run_on_task', 'sample_flops', 'two_gigabytes', 'image_cost', 'image_sweep',
-           'equal_compute', 'search_draws', 'image_sizes', 'most_projections', 'plain_cell', 'trials_of', 'trial_cell',
-           'image_search_study', 'best_settings', 'settings_of', 'usual_settings', 'most_images', 'image_cells',
-           'seeds_of', 'images_study', 'image_large_study', 'image_shared_study', 'paper_arms', 'image_paper_study',
-           'control_arms', 'image_controls_study', 'found_groups', 'image_groups_study', 'compact_images',
-           'gap_between']
+           'FINALISTS', 'FINALS', 'SEARCHED_NAMES', 'SETTINGS_USED', 'IMAGE_GRIDS', 'LARGE_TIMES', 'LARGE_ARMS',
+           'RULE_GUIDES', 'RULE_CHANGES', 'NET_CHANGES', 'GROUP_SAMPLES', 'IMAGE_MEASURES', 'cell_of', 'images_of',
+           'validation_data', 'run_image_cell', 'run_each', 'run_on_task', 'sample_flops', 'two_gigabytes',
+           'image_cost', 'image_sweep', 'equal_compute', 'search_draws', 'image_sizes', 'most_projections',
+           'plain_cell', 'trials_of', 'finals_of', 'trial_cell', 'image_search_study', 'best_settings', 'settings_of',
+           'usual_settings', 'most_images', 'image_cells', 'seeds_of', 'images_study', 'image_large_study',
+           'image_shared_study', 'paper_arms', 'image_paper_study', 'control_arms', 'image_controls_study',
+           'found_groups', 'image_groups_study', 'compact_images', 'gap_between']
 
 # %% ../../nbs/images/09_arms.ipynb #iarms-03
 from bisect import bisect_right
@@ -183,6 +183,8 @@ SPACES = dict(monolithic=COMMON_SPACE | dict(width=(256, 512, 1024)), modular=MO
               lasso=MODULES_SPACE | dict(penalty=(.1, .3, 1., 3.)), screen=MODULES_SPACE)
 SEARCHED = tuple(arm for arm in IMAGE_ARMS if arm != 'oracle')
 SEARCH_COUNTS = dict(smoke=(2, 2), quick=(3, 4), paper=(SEARCH_TRIALS, SEARCH_TRIALS_RULE)) # of the two above
+FINALISTS = 4 # draws of an arm that are tried at k = 8
+FINALS = {} # arm to these draws, the best at k = 4 of the stored search
 
 # %% ../../nbs/images/09_arms.ipynb #iarms-21
 def search_draws(
@@ -234,6 +236,14 @@ def trials_of(
     method = IMAGE_ARMS[arm]['method']
     return search_draws(SPACES[method], rule if method == 'paper' else plain)
 
+# %% ../../nbs/images/09_arms.ipynb #iarms-23x
+def finals_of(
+    arm:str, # of IMAGE_ARMS
+    scale:str, # one of IMAGE_SIZES
+) -> tuple[int, ...]: # numbers of draws
+    "The draws of an arm that are tried at k = 8: the best at k = 4 at `paper` scale, else the first ones."
+    return FINALS.get(arm, ()) if scale == 'paper' else tuple(range(min(FINALISTS, len(trials_of(arm, scale)))))
+
 # %% ../../nbs/images/09_arms.ipynb #iarms-24
 def trial_cell(
     arm:str, # of IMAGE_ARMS
@@ -255,11 +265,11 @@ def image_search_study(
     first_seed:int=0, # not used: a search has a seed of its own
     **how # `data_dir` and `device` of `image_sweep`
 ) -> Study: # of settings
-    "The search for the settings of every arm, at k = 4 and k = 8."
+    "The search for the settings of every arm, at k = 4 and, among the best draws there, at k = 8."
     image_sizes(dataset, scale)
-    cells = [trial_cell(arm, k, trial, dataset, scale) for arm in SEARCHED for k in (8, 4)
-             for trial in range(len(trials_of(arm, scale)))]
-    return image_sweep('image_search', cells, **how)
+    first = [(arm, 4, trial) for arm in SEARCHED for trial in range(len(trials_of(arm, scale)))]
+    final = [(arm, 8, trial) for arm in SEARCHED for trial in finals_of(arm, scale)]
+    return image_sweep('image_search', [trial_cell(*one, dataset, scale) for one in first + final], **how)
 
 # %% ../../nbs/images/09_arms.ipynb #iarms-26
 SEARCHED_NAMES = tuple(sorted(set().union(*SPACES.values())))
@@ -317,9 +327,9 @@ def image_cells(
     return [cell(arm, settings, one) for one in grid(**lists) for arm, settings in arms.items()]
 
 # %% ../../nbs/images/09_arms.ipynb #iarms-34
-IMAGE_GRIDS = dict(smoke=dict(k=(1, 4, 8), seeds=1, some=(4, 8), large=(4,), parts=(2, 1)),
+IMAGE_GRIDS = dict(smoke=dict(k=(1, 8), seeds=1, some=(4,), large=(4,), parts=(1,)),
                    quick=dict(k=(1, 4, 8), seeds=2, some=(4,), large=(4,), parts=(4, 1)),
-                   paper=dict(k=tuple(range(1, 9)), seeds=3, some=(4, 8), large=(1, 2, 4, 8), parts=(64, 16, 4, 1)))
+                   paper=dict(k=(1, 2, 3, 4, 6, 8), seeds=3, some=(4, 8), large=(1, 2, 4, 8), parts=(64, 16, 4, 1)))
 LARGE_TIMES = 5 # samples of `image_large` over those of `images`
 LARGE_ARMS = ('monolithic', 'modular', 'paper', 'screen', 'oracle')
 
@@ -395,11 +405,12 @@ def image_paper_study(
     first_seed:int=0, # of the seeds
     **how # `data_dir` and `device` of `image_sweep`
 ) -> Study: # of the arms of `paper_arms`
-    "Which detail of the paper's rule brings its gain over random modules."
+    "Which detail of the paper's rule brings its gain over random modules, on a fourth of the samples."
     seeds, cells = seeds_of(scale, first_seed), []
+    n = (IMAGE_SIZES[scale]['n']//TRIAL_PART,)
     for k in IMAGE_GRIDS[scale]['some']:
         b = image_cells(dict(paper=IMAGE_ARMS['paper']), dataset, scale, k=(k,))[0]['b']
-        cells += image_cells(paper_arms(k, b), dataset, scale, seed=seeds, k=(k,))
+        cells += image_cells(paper_arms(k, b), dataset, scale, seed=seeds, k=(k,), n=n)
     return image_sweep('image_paper', cells, **how)
 
 # %% ../../nbs/images/09_arms.ipynb #iarms-40

@@ -301,7 +301,7 @@ def without_arms(
 # %% ../../nbs/tables/10_evidence.ipynb #evid-251
 def method_colour(method:str) -> str:
     "Ours, ours without the machine of columns, those that can be looked at, and the others."
-    named = dict(ours=COLOURS['ours'], ours_many=COLOURS['ours, shared'], ours_quick=COLOURS['ours'],
+    named = dict(ours=COLOURS['ours'], ours_many=COLOURS['ours_many'], ours_quick=COLOURS['ours'],
                  ours_thorough=COLOURS['ours'], laplace=COLOURS['kernel'])
     return named.get(method, COLOURS['modular'] if method in SEEN_INSIDE else COLOURS['monolithic'])
 
