@@ -4,7 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from modscale.app.cli import main
-from modscale.images import arms
+from modscale.images import arms, convolution
+from modscale.images.data import CLASSES, SHAPES
 from modscale.images.compose import IMAGE_METHODS, ComposeCell, run_compose, shrink
 from modscale.lab.train_images import train_images
 from modscale.images.data import load_images
@@ -182,11 +183,25 @@ def test_every_arm_has_the_same_search():
     counts = search[search.k == 4].groupby('arm').size()
     trials = {arm: arms.SEARCH_TRIALS_RULE if arm.startswith('paper') else arms.SEARCH_TRIALS for arm in counts.index}
     assert counts.to_dict() == trials and arms.SEARCH_TRIALS_RULE >= arms.SEARCH_TRIALS
-    assert search[search.k == 8].groupby('arm').size().eq(arms.FINALISTS).all()
+    assert search[search.k == 8].groupby('arm').size().eq(arms.FINAL_DRAWS).all()
     lr = [[drawn['lr'] for drawn in arms.search_draws(space, arms.SEARCH_TRIALS)] for space in arms.SPACES.values()]
     assert all(rates == lr[0] for rates in lr)
     assert all(arms.SEARCH_SEED not in set(cells_of(study).seed) for study in STUDIES)
     assert all(arms.settings_of('oracle', k) == arms.settings_of('screen', k) for k in range(1, 9))
+
+def test_convolutions_have_the_same_samples_search_and_compute():
+    table = cells_of(convolution.image_convolution_study)
+    trials, runs = table[table.validate], convolution.trained_pictures(table)
+    for rows, seeds in ((trials, {arms.SEARCH_SEED}), (runs, {0, 1, 2})):
+        assert set(rows.seed) == seeds and set(rows.method) == set(convolution.PICTURE_METHODS)
+        assert rows.groupby('method')[['seed', 'n', 'k', 'batch', 'test']].agg(list).map(str).nunique().eq(1).all()
+    assert trials.groupby('method').lr.agg(tuple).nunique() == 1 and trials.n.max() < runs.n.min()
+    about = 4, SHAPES['cifar10'], len(CLASSES['cifar10'])
+    mine = convolution.picture_flops('shared', *about, 16)
+    for layout in convolution.LAYOUTS:
+        channels = convolution.channels_of(layout, *about, 16)
+        spent = convolution.picture_flops(layout, *about, channels)
+        assert .85 < spent/mine <= 1.005 < convolution.picture_flops(layout, *about, channels + 1)/mine, layout
 
 MEASURED = ['accuracy', 'unseen', 'noise_0.5', 'purity', 'purity_trained']
 

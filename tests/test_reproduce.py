@@ -14,7 +14,7 @@ from modscale.app.reproduce import check_call
 PARTS = ('pinv', 'theorem1', 'ridge', 'loss_law', 'theorem2', 'universality', 'fig1', 'fig2', 'fig3', 'plan',
          'plan_heldout', 'align', 'thresholds', 'counts', 'ablation', 'growth', 'longer', 'families', 'fig2_trained',
          'images', 'image_large', 'image_shared', 'image_paper', 'image_controls', 'image_search', 'image_rotated',
-         'image_harder', 'image_groups')
+         'image_harder', 'image_convolution', 'image_groups')
 TIMED = ['work', 'ours_seconds', 'peer', 'peer_seconds', 'ratio'] # of a benchmark
 TIMES = ['start_seconds'] # all that may differ between two runs of the same cells
 

@@ -8,8 +8,8 @@ __all__ = ['LEAST_STUDIES', 'CORE_GFLOPS', 'MAKERS', 'MEASURES', 'WHAT', 'FIRST_
            'fig3_error', 'hermite_ratio', 'worst_coverage', 'group_median', 'target', 'at_threshold', 'threshold',
            'share_of_runs', 'right_count', 'samples_over', 'worst_samples', 'ratio_slope', 'growth_of', 'work_hours',
            'growth_claims', 'share_claims', 'mean_over_k', 'largest_gap', 'flatness', 'most_memory', 'usual_rotated',
-           'rotated_gap', 'read_claim', 'align_claims', 'image_accuracy_claims', 'image_claims', 'speedup',
-           'speedup_claims', 'threshold_claims', 'table_rank', 'best_rank', 'table_mean', 'worst_against',
+           'rotated_gap', 'read_claim', 'align_claims', 'image_accuracy_claims', 'convolution_claims', 'image_claims',
+           'speedup', 'speedup_claims', 'threshold_claims', 'table_rank', 'best_rank', 'table_mean', 'worst_against',
            'coverage_off', 'table_claims', 'all_claims', 'Run', 'read_run', 'find_runs', 'part_versions',
            'claims_table']
 
@@ -30,6 +30,7 @@ from .parts import FIG4B, all_parts, as_it_is
 from ..base.files import read_table
 from ..base.summary import judge_deviations, summarise
 from ..images.arms import IMAGE_SIZES, LARGE_TIMES, gap_between
+from ..images.convolution import trained_pictures
 from ..nets.tasks import FAMILIES
 from ..sine.align_study import COUNT_SIZES, TARGETS, THRESHOLDS, count_table, failure_table, select, size_name
 from ..sine.align_study import threshold_table
@@ -481,6 +482,18 @@ def image_accuracy_claims() -> list[Claim]:
                           **about))
     return made
 
+# %% ../../nbs/app/01_claims.ipynb #31-028814
+def convolution_claims() -> list[Claim]:
+    "Claims of images/13_convolution."
+    about = dict(part='image_convolution', notebook='images/13_convolution', prepare=trained_pictures, sense='>=',
+                 dataset='cifar10')
+    gap = pair_difference('accuracy', 'modules, found', 'wide')
+    text = 'convolutions: modules with pixels put back less one network that is given their order'
+    places = group_mean('places_right', method='modules, found')
+    return [Claim(id='images.conv.gap', text=text, measure=gap, bound=0., **about),
+            Claim(id='images.conv.places', text='share of inputs that are put back in their places', measure=places,
+                  bound=.9, **about)]
+
 # %% ../../nbs/app/01_claims.ipynb #31-028815
 def image_claims() -> list[Claim]:
     "Claims of the image studies."
@@ -507,7 +520,7 @@ def image_claims() -> list[Claim]:
     claim('rotated.gap_oracle', 'rotated inputs: the better oracle less subspaces found', rotated_gap, '<=', .02,
           **about)
     claim('memory', 'most GiB that a process held', most_memory, '<=', 6., part='images')
-    return [*claims, *image_accuracy_claims()]
+    return [*claims, *convolution_claims(), *image_accuracy_claims()]
 
 # %% ../../nbs/app/01_claims.ipynb #31-02882
 # m, k, n, seed, seconds, ours, machine

@@ -281,7 +281,6 @@ class ApplyModel:
         write_whole(self.out, text)
         print(f'modscale: wrote {len(table)} rows, {self.out}', file=sys.stderr)
 
-
 # %% ../../nbs/app/04_cli.ipynb #34-0601
 STUDIES = dict(
     demo='lab.sweep:demo_study', align='sine.align_study:align_study',
@@ -292,6 +291,7 @@ STUDIES = dict(
     image_shared='images.arms:image_shared_study', image_paper='images.arms:image_paper_study',
     image_controls='images.arms:image_controls_study', image_rotated='images.rotated:image_rotated_study',
     image_harder='images.harder:image_harder_study', image_groups='images.arms:image_groups_study',
+    image_convolution='images.convolution:image_convolution_study',
     tables='tables.evidence:table_rivals_studies',
     tables_ours='tables.evidence:table_ours_studies',
     tables_subspaces='tables.evidence:subspaces_study', sine_search_starts='sine.arms:search_starts_study',

@@ -323,7 +323,7 @@ def draw_images(
     from modscale.images.compose import plot_compose, plot_confusion
     from modscale.images.data import CLASSES
     dataset = table.dataset.iloc[0]
-    some = table[(table.seed == table.seed.min()) & (table.k == min(4, table.k.max()))]
+    some = table[(table.seed == table.seed.min()) & (table.k == (4 if 4 in set(table.k) else table.k.max()))]
     some = some[some.arm.isin(['monolithic', 'screen'])]
     tables = {row.arm: np.array(json.loads(row.confusion)) for row in some.itertuples()}
     return {'images': plot_compose(table, paper_fig4b() if dataset == 'cifar10' else None),
@@ -381,8 +381,8 @@ def image_parts() -> list[Part]:
 
 # %% ../../nbs/app/00_parts.ipynb #parts-30b
 def other_image_parts() -> list[Part]:
-    "images/11_rotated and images/12_harder, and label groups: what the paper has not."
-    from modscale.images import arms, evidence, harder, rotated
+    "images/11_rotated to images/13_convolution, and label groups: what the paper has not."
+    from modscale.images import arms, convolution, evidence, harder, rotated
     return [
         image_part(rotated.image_rotated_study, shown=('accuracy', 'purity', 'align_seconds', 'train_seconds'),
                    by=('method', 'n', 'rank', 'prior', 'spare'), keep=evidence.digits6, name='image_rotated',
@@ -391,6 +391,10 @@ def other_image_parts() -> list[Part]:
         image_part(harder.image_harder_study, shown=('accuracy', 'inputs_right', 'inputs_found', 'train_seconds'),
                    by=('composition', 'arm'), keep=evidence.digits6, name='image_harder', title='Harder compositions',
                    draw=one_figure('image_harder', evidence.plot_harder), paper='The paper has images side by side.'),
+        image_part(convolution.image_convolution_study, keep=evidence.digits6, name='image_convolution',
+                   shown=('accuracy', 'unseen', 'places_right', 'train_seconds'), by=('method', 'n', 'lr', 'validate'),
+                   title='Convolutions', draw=one_figure('image_convolution', convolution.plot_convolution),
+                   paper='Whether the paper’s networks are convolutional is not known.'),
         image_part(arms.image_groups_study, shown=('right', 'refused'), by=('k', 'n'), name='image_groups',
                    title='Label groups from labels', draw=one_figure('image_groups', evidence.plot_groups),
                    caption='Share of draws in which the groups are found; in the others the search refuses.',

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IMAGE_ARMS', 'IMAGE_SIZES', 'SEARCH_TRIALS', 'SEARCH_TRIALS_RULE', 'TRIAL_PART', 'DRAWS_SEED', 'SEARCH_SEED',
            'SEARCH_TEST', 'COMMON_SPACE', 'MODULES_SPACE', 'RULE_SPACE', 'SPACES', 'SEARCHED', 'SEARCH_COUNTS',
-           'FINALISTS', 'FINALS', 'SEARCHED_NAMES', 'SETTINGS_USED', 'IMAGE_GRIDS', 'LARGE_TIMES', 'LARGE_ARMS',
+           'FINAL_DRAWS', 'FINALS', 'SEARCHED_NAMES', 'SETTINGS_USED', 'IMAGE_GRIDS', 'LARGE_TIMES', 'LARGE_ARMS',
            'RULE_GUIDES', 'RULE_CHANGES', 'NET_CHANGES', 'GROUP_SAMPLES', 'IMAGE_MEASURES', 'cell_of', 'images_of',
            'validation_data', 'run_image_cell', 'run_each', 'run_on_task', 'sample_flops', 'two_gigabytes',
            'image_cost', 'image_sweep', 'equal_compute', 'search_draws', 'image_sizes', 'most_projections',
@@ -183,7 +183,7 @@ SPACES = dict(monolithic=COMMON_SPACE | dict(width=(256, 512, 1024)), modular=MO
               lasso=MODULES_SPACE | dict(penalty=(.1, .3, 1., 3.)), screen=MODULES_SPACE)
 SEARCHED = tuple(arm for arm in IMAGE_ARMS if arm != 'oracle')
 SEARCH_COUNTS = dict(smoke=(2, 2), quick=(3, 4), paper=(SEARCH_TRIALS, SEARCH_TRIALS_RULE)) # of the two above
-FINALISTS = 4 # draws of an arm that are tried at k = 8
+FINAL_DRAWS = 4 # draws of an arm that are tried at k = 8
 FINALS = {} # arm to these draws, the best at k = 4 of the stored search
 
 # %% ../../nbs/images/09_arms.ipynb #iarms-21
@@ -242,7 +242,7 @@ def finals_of(
     scale:str, # one of IMAGE_SIZES
 ) -> tuple[int, ...]: # numbers of draws
     "The draws of an arm that are tried at k = 8: the best at k = 4 at `paper` scale, else the first ones."
-    return FINALS.get(arm, ()) if scale == 'paper' else tuple(range(min(FINALISTS, len(trials_of(arm, scale)))))
+    return FINALS.get(arm, ()) if scale == 'paper' else tuple(range(min(FINAL_DRAWS, len(trials_of(arm, scale)))))
 
 # %% ../../nbs/images/09_arms.ipynb #iarms-24
 def trial_cell(
