@@ -201,7 +201,7 @@ def test_convolutions_have_the_same_samples_search_and_compute():
     for layout in convolution.LAYOUTS:
         channels = convolution.channels_of(layout, *about, 16)
         spent = convolution.picture_flops(layout, *about, channels)
-        assert .85 < spent/mine <= 1.005 < convolution.picture_flops(layout, *about, channels + 1)/mine, layout
+        assert .97 < spent/mine < 1.03, layout
 
 MEASURED = ['accuracy', 'unseen', 'noise_0.5', 'purity', 'purity_trained']
 

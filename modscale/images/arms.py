@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['IMAGE_ARMS', 'IMAGE_SIZES', 'SEARCH_TRIALS', 'SEARCH_TRIALS_RULE', 'TRIAL_PART', 'DRAWS_SEED', 'SEARCH_SEED',
            'SEARCH_TEST', 'COMMON_SPACE', 'MODULES_SPACE', 'RULE_SPACE', 'SPACES', 'SEARCHED', 'SEARCH_COUNTS',
-           'FINAL_DRAWS', 'FINALS', 'SEARCHED_NAMES', 'SETTINGS_USED', 'IMAGE_GRIDS', 'LARGE_TIMES', 'LARGE_ARMS',
-           'RULE_GUIDES', 'RULE_CHANGES', 'NET_CHANGES', 'GROUP_SAMPLES', 'IMAGE_MEASURES', 'cell_of', 'images_of',
-           'validation_data', 'run_image_cell', 'run_each', 'run_on_task', 'sample_flops', 'two_gigabytes',
+           'FINAL_DRAWS', 'FINALS', 'SEARCHED_NAMES', 'RULE_USED', 'SETTINGS_USED', 'IMAGE_GRIDS', 'LARGE_TIMES',
+           'LARGE_ARMS', 'RULE_GUIDES', 'RULE_CHANGES', 'NET_CHANGES', 'GROUP_SAMPLES', 'IMAGE_MEASURES', 'cell_of',
+           'images_of', 'validation_data', 'run_image_cell', 'run_each', 'run_on_task', 'sample_flops', 'two_gigabytes',
            'image_cost', 'image_sweep', 'equal_compute', 'search_draws', 'image_sizes', 'most_projections',
            'plain_cell', 'trials_of', 'finals_of', 'trial_cell', 'image_search_study', 'best_settings', 'settings_of',
            'usual_settings', 'most_images', 'image_cells', 'seeds_of', 'images_study', 'image_large_study',
@@ -184,7 +184,10 @@ SPACES = dict(monolithic=COMMON_SPACE | dict(width=(256, 512, 1024)), modular=MO
 SEARCHED = tuple(arm for arm in IMAGE_ARMS if arm != 'oracle')
 SEARCH_COUNTS = dict(smoke=(2, 2), quick=(3, 4), paper=(SEARCH_TRIALS, SEARCH_TRIALS_RULE)) # of the two above
 FINAL_DRAWS = 4 # draws of an arm that are tried at k = 8
-FINALS = {} # arm to these draws, the best at k = 4 of the stored search
+# arm to these draws, the best at k = 4 of the stored search
+FINALS = {'monolithic': (8, 5, 10, 4), 'modular': (10, 8, 5, 4), 'modular, own labels': (10, 2, 8, 5),
+          'paper': (1, 12, 5, 14), 'paper, own labels': (1, 12, 5, 15), 'lasso': (2, 10, 8, 5),
+          'screen': (2, 10, 0, 3)}
 
 # %% ../../nbs/images/09_arms.ipynb #iarms-21
 def search_draws(
@@ -283,8 +286,16 @@ def best_settings(
     return table.loc[at].set_index(['arm', 'k'])[[*names, 'accuracy']]
 
 # %% ../../nbs/images/09_arms.ipynb #iarms-30
-# arm and k to settings; until the search at `paper` scale is stored, only what a method cannot do without
-SETTINGS_USED = {('lasso', 4): dict(penalty=1.), ('lasso', 8): dict(penalty=1.)}
+RULE_USED = dict(align_kernel='rbf', align_ridge=1., align_bandwidth=2., align_lr=.03)
+# arm and k to settings, the best of the stored search; without an entry for k = 8, those of k = 4
+SETTINGS_USED = {
+    ('monolithic', 4): dict(lr=.001, depth=1, decay=0., width=512),
+    ('modular', 4): dict(lr=.002, depth=1, decay=.1, width=512, b=32),
+    ('modular, own labels', 4): dict(lr=.002, depth=1, decay=.1, width=512, b=32),
+    ('paper', 4): dict(lr=.004, depth=1, decay=1., width=512, b=64) | RULE_USED,
+    ('paper, own labels', 4): dict(lr=.004, depth=1, decay=1., width=512, b=64) | RULE_USED,
+    ('lasso', 4): dict(lr=.004, depth=1, decay=0., width=256, b=64, penalty=.3),
+    ('screen', 4): dict(lr=.004, depth=1, decay=0., width=256, b=64)}
 
 def settings_of(
     arm:str, # name, of IMAGE_ARMS or beginning with one of those
@@ -294,7 +305,7 @@ def settings_of(
     names = [name for name in SEARCHED if arm == name or arm.startswith(f'{name},')]
     name = 'screen' if arm.startswith('oracle') else max(names, key=len, default=None)
     if name is None: raise ValueError(f'arm must begin with one of {", ".join(SEARCHED)} or oracle; got arm={arm!r}')
-    return dict(SETTINGS_USED.get((name, 4 if k <= 5 else 8), {}))
+    return dict(SETTINGS_USED.get((name, 8 if k > 5 else 4), SETTINGS_USED[name, 4]))
 
 # %% ../../nbs/images/09_arms.ipynb #iarms-30b
 def usual_settings(
@@ -382,8 +393,9 @@ def image_shared_study(
 
 # %% ../../nbs/images/09_arms.ipynb #iarms-38
 RULE_GUIDES = dict(align_labels='class', align_kernel='rbf', align_ridge=1e-4, align_bandwidth=1.) # of guides
-RULE_CHANGES = {'as searched': {}, 'as the guides': RULE_GUIDES, 'guides, ridge searched': RULE_GUIDES | dict(
-    align_ridge=None), 'all labels': dict(align_labels='all'), 'own labels told': dict(align_labels='own')}
+RULE_CHANGES = {'as searched': {}, 'as the guides': RULE_GUIDES,
+                'guides, limit of a large ridge': RULE_GUIDES | dict(align_ridge=None),
+                'all labels': dict(align_labels='all'), 'own labels told': dict(align_labels='own')}
 NET_CHANGES = {'K = 5k': dict(K=5), 'shared body': dict(share=True), 'binary loss': dict(loss='binary'),
                'noise in training': dict(noise=.5)}
 

@@ -25,7 +25,7 @@ from ..base.files import peak_memory
 from ..base.settings import Count, Positive, Whole, settings
 from ..base.study import Study
 from ..base.symbols import choice
-from ..nets.networks import count_parameters
+from ..nets.networks import count_flops, count_parameters
 from .data import CLASSES, SHAPES, ImageData
 from .task import ComposeTask
 from .screen import relevance, supports
@@ -40,18 +40,18 @@ def put_back(
     support:torch.Tensor, # int64 (k, s), padded with m at the ends of rows; row j is the inputs of image j in any order
     n:int=5000, # training samples to look at, and ordinary pictures
     r:int=256, # eigenvectors of a module
-) -> torch.Tensor: # int64 (k, D): the input at each place of the picture, m where there is none
+) -> tuple[torch.Tensor, float]: # int64 (k, D): the input at each place of the picture, or m; operations spent
     "The inputs of each module in the order of an ordinary picture. Raises `ValueError` for bad sizes."
-    plain = ComposeTask(task.data, 1, task.seed)
-    mean, cov, _ = class_signatures(plain, torch.arange(task.D)[None], n)
-    picture = law(mean[0], cov[0], r)
-    mean, cov, _ = class_signatures(task, support, n)
-    out = torch.full((task.k, task.D), task.m)
-    for j, size in enumerate((support < task.m).sum(1).tolist()):
-        own = law(mean[j][:, :size], cov[j][:size, :size], r)
-        place = assign(picture, own, match_laws(picture, own, n)[0])
-        out[j, place] = support[j, :size]
-    return out
+    plain, out = ComposeTask(task.data, 1, task.seed), torch.full((task.k, task.D), task.m)
+    first, second, looked = class_signatures(plain, torch.arange(task.D)[None], n)
+    mean, cov, more = class_signatures(task, support, n)
+    def match():
+        picture = law(first[0], second[0], r)
+        for j, size in enumerate((support < task.m).sum(1).tolist()):
+            own = law(mean[j][:, :size], cov[j][:size, :size], r)
+            place = assign(picture, own, match_laws(picture, own, n)[0])
+            out[j, place] = support[j, :size]
+    return out, looked + more + count_flops(match)
 
 # %% ../../nbs/images/13_convolution.ipynb #conv-06
 def places_right(
@@ -152,14 +152,15 @@ def channels_of(
     n_classes:int, # classes of an image, q
     channels:int, # of the first convolution of `shared`
 ) -> int: # of the first convolution of this layout
-    "The most channels that spend no more than `shared` does, with half a percent to spare for its larger last layer."
-    limit = 1.005*picture_flops('shared', k, shape, n_classes, channels)
-    return max(c for c in range(1, 1 + k*channels) if picture_flops(layout, k, shape, n_classes, c) <= limit)
+    "The number of channels whose cost is nearest to that of `shared`."
+    target = picture_flops('shared', k, shape, n_classes, channels)
+    def off(c): return abs(picture_flops(layout, k, shape, n_classes, c) - target)
+    return min(range(1, 1 + k*channels), key=off)
 
 # %% ../../nbs/images/13_convolution.ipynb #conv-22
 PICTURE_METHODS = {'modules, found': ('found', 'shared'), 'modules, own kernels': ('found', 'own'),
-                   'modules, told': ('given', 'shared'), 'wide': ('given', 'wide'), 'stacked': ('given', 'stacked'),
-                   'wide, no order': ('none', 'wide')}
+                   'modules, told': ('given', 'shared'), 'wide': ('given', 'wide'), 'wide, found': ('found', 'wide'),
+                   'stacked': ('given', 'stacked'), 'wide, no order': ('none', 'wide')}
 
 @settings
 class PictureCell:
@@ -178,13 +179,15 @@ class PictureCell:
 def picture_order(
     cell:PictureCell, # method and sizes
     task:ComposeTask, # gives samples, or is asked for the order
-) -> torch.Tensor: # int64 (k, D), m where there is none
+) -> tuple[torch.Tensor, float]: # int64 (k, D), m where there is none; operations spent
     "The input at each place of each picture, as far as the method knows."
     order, _ = PICTURE_METHODS[cell.method]
-    if order == 'none': return torch.arange(task.m).view(task.k, task.D)
-    if order == 'given': return torch.as_tensor(np.stack([task.block(j) for j in range(task.k)]))
+    if order == 'none': return torch.arange(task.m).view(task.k, task.D), 0.
+    if order == 'given': return torch.as_tensor(np.stack([task.block(j) for j in range(task.k)])), 0.
     look = min(cell.look, cell.n)
-    return put_back(task, supports(relevance(task, look)[0].cpu(), task.n_classes), look)
+    R, screened = relevance(task, look)
+    support, matched = put_back(task, supports(R, task.n_classes), look)
+    return support, screened + matched
 
 # %% ../../nbs/images/13_convolution.ipynb #conv-24
 def run_pictures(
@@ -194,19 +197,20 @@ def run_pictures(
 ) -> pd.DataFrame: # one row
     "Find the order, train and test one convolutional network."
     task, start = ComposeTask(data, cell.k, cell.seed, permute=True), time.perf_counter()
-    support = picture_order(cell, task)
-    spent = time.perf_counter() - start
+    support, flops = picture_order(cell, task)
+    found = dict(places_right=places_right(task, support), align_gflop=flops/1e9)
+    found['align_seconds'] = time.perf_counter() - start
     shape, (_, layout) = data.train_x.shape[1:], PICTURE_METHODS[cell.method]
     channels = channels_of(layout, cell.k, shape, task.n_classes, cell.channels)
     net = PictureNet(support, shape, task.n_classes, layout, channels, cell.seed).to(device)
     shared = {name: getattr(cell, name) for name in ('k', 'n', 'seed', 'batch', 'lr', 'test')}
     as_others = ComposeCell('oracle', permute=True, **shared)
-    done, flops = train_image_net(as_others, task, net)
+    done, _ = train_image_net(as_others, task, net)
     measured = measure_image_net(as_others, task, net)
     for name in ('confusion', 'by_position'): measured.pop(name)
-    cost = dict(align_seconds=spent, train_gflop=flops/1e9, train_seconds=done.seconds, peak_memory_gib=peak_memory())
-    about = dict(p=count_parameters(net), places_right=places_right(task, support), jpeg='(JPEG)' in data.source)
-    return pd.DataFrame([measured | about | cost])
+    sample = 3*picture_flops(layout, cell.k, shape, task.n_classes, channels)
+    cost = dict(train_gflop=sample*cell.n/1e9, train_seconds=done.seconds, peak_memory_gib=peak_memory())
+    return pd.DataFrame([dict(p=count_parameters(net), jpeg='(JPEG)' in data.source) | measured | found | cost])
 
 # %% ../../nbs/images/13_convolution.ipynb #conv-25
 PICTURE_RATES = (1e-3, 2e-3, 4e-3, 8e-3) # that the search tries
@@ -289,7 +293,7 @@ def plot_convolution(
     import matplotlib.pyplot as plt
     rows, tests = trained_pictures(table), {'accuracy': 'seen', 'unseen': 'held out', 'noise_0.5': 'noise of 0.5 s.d.'}
     names = [name for name in PICTURE_METHODS if name in set(rows.method)]
-    fig, axes = plt.subplots(1, 3, figsize=(9.5, 2.6), sharey=True, layout='constrained')
+    fig, axes = plt.subplots(1, 3, figsize=(9.5, 2.8), sharex=True, sharey=True, layout='constrained')
     for ax, (value, title) in zip(axes, tests.items()):
         for place, name in enumerate(reversed(names)):
             colour = COLOURS['screen' if name.startswith('modules') else 'monolithic']

@@ -198,7 +198,9 @@ def harder_cell(
     "One network as plain data."
     settings = usual_settings(arm, 4, dataset, scale) | IMAGE_ARMS[arm]
     settings |= dict(n=max(settings['n']//HARDER_PART, settings.get('batch', ComposeCell.batch)), seed=seed)
-    settings |= dict(b=min(settings.get('b', ComposeCell.b), most_projections(dataset)//4))
+    # the smallest image has a sixteenth of the inputs
+    most = most_projections(dataset)//4 if composition == 'sizes' else most_projections(dataset)
+    settings |= dict(b=min(settings.get('b', ComposeCell.b), most))
     plain = asdict(ComposeCell(**settings, k=len(true_images(composition))))
     return dict(composition=composition, arm=arm, dataset=dataset, images=most_images(scale)) | plain
 

@@ -27,7 +27,8 @@ from .arms import IMAGE_SIZES, images_of, most_images, most_projections, run_eac
 from .arms import seeds_of, usual_settings
 
 # %% ../../nbs/images/11_rotated.ipynb #rot-05
-ROTATED_METHODS = ('monolithic', 'modular', 'modular, own labels', 'screen', 'subspaces', 'oracle', 'oracle, leading')
+ROTATED_METHODS = ('monolithic', 'modular', 'modular, own labels', 'screen', 'subspaces', 'oracle', 'oracle, leading',
+                   'monolithic, leading')
 
 @settings
 class RotatedCell:
@@ -50,7 +51,7 @@ class RotatedCell:
     def network(self) -> ComposeCell: # what is trained once the modules' inputs are there
         name, _, write = self.method.partition(', ')
         how = dict(method='modular', write='own') if write == 'own labels' else dict(method=name)
-        if self.method in ('subspaces', 'oracle, leading'): how = dict(method='oracle')
+        if name == 'subspaces': how = dict(method='oracle')
         own = {name: getattr(self, name) for name in ('k', 'n', 'seed', 'b', 'width', 'depth', 'batch', 'lr', 'test')}
         return ComposeCell(**how, **own)
 
@@ -79,9 +80,10 @@ def rotated_task(
     "Rotate, and reduce to the modules' directions where the method has some."
     rotated, cost = RotatedTask(plain), dict(purity=np.nan, align_gflop=0., align_seconds=0., evidence_rise=np.nan)
     if cell.method == 'oracle': return plain, cost | dict(purity=1.)
-    if cell.method == 'oracle, leading':
+    if cell.method.endswith('leading'):
         basis = leading_bases(rotated, cell.rank, min(cell.n, ORACLE_SAMPLES))
-        return ReducedTask(rotated, basis.to(device)), cost | dict(purity=1.)
+        pure = subspace_purity(rotated, basis).mean().item()
+        return ReducedTask(rotated, basis.to(device)), cost | dict(purity=pure)
     if cell.method != 'subspaces': return rotated, cost
     found = rotated_modules(rotated, cell.rank, cell.n, cell.prior, cell.spare, device)
     about = dict(purity=subspace_purity(rotated, found.basis).mean().item(), align_gflop=found.flops/1e9)
@@ -130,11 +132,13 @@ def rotated_cells(
     choice('dataset', dataset, CLASSES)
     shape = ROTATED_GRIDS[choice('scale', scale, ROTATED_GRIDS)]
     def cell(one, seed):
-        like = 'screen' if one['method'] in ('subspaces', 'oracle, leading') else one['method']
+        name = one['method']
+        like = 'screen' if name in ('subspaces', 'oracle, leading') else name.removesuffix(', leading')
         how = usual_settings(like, shape['k'], dataset, scale)
         how = {name: how[name] for name in RotatedCell.__dataclass_fields__ if name in how}
         own = RotatedCell(**how | dict(k=shape['k'], seed=seed) | one)
-        wide = dict(b=min(own.b, most_projections(dataset), own.rank))
+        few = own.rank if name in ('subspaces', 'oracle, leading') else own.b
+        wide = dict(b=min(own.b, most_projections(dataset), few))
         return dict(dataset=dataset, images=most_images(scale)) | asdict(own) | wide
     return [cell(one, seed) for one in rotated_variants(scale) for seed in seeds_of(scale, first_seed)]
 
