@@ -5,10 +5,9 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from modscale.app.cli import main
 from modscale.images import arms, convolution
-from modscale.images.data import CLASSES, SHAPES
 from modscale.images.compose import IMAGE_METHODS, ComposeCell, run_compose, shrink
 from modscale.lab.train_images import train_images
-from modscale.images.data import load_images
+from modscale.images.data import CLASSES, SHAPES, load_images
 
 root = Path(__file__).resolve().parents[1]
 small = '--k 3 --samples 4096 --batch 32 --b 8 --width 32 --test 400 --permute --minutes 0'.split()

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['IMAGE_ARMS', 'IMAGE_SIZES', 'SEARCH_TRIALS', 'SEARCH_TRIALS_RULE', 'TRIAL_PART', 'DRAWS_SEED', 'SEARCH_SEED',
            'SEARCH_TEST', 'COMMON_SPACE', 'MODULES_SPACE', 'RULE_SPACE', 'SPACES', 'SEARCHED', 'SEARCH_COUNTS',
-           'FINAL_DRAWS', 'FINALS', 'SEARCHED_NAMES', 'RULE_USED', 'SETTINGS_USED', 'IMAGE_GRIDS', 'LARGE_TIMES',
-           'LARGE_ARMS', 'RULE_GUIDES', 'RULE_CHANGES', 'NET_CHANGES', 'GROUP_SAMPLES', 'IMAGE_MEASURES', 'cell_of',
-           'images_of', 'validation_data', 'run_image_cell', 'run_each', 'run_on_task', 'sample_flops', 'two_gigabytes',
+           'FINAL_DRAWS', 'FINALS', 'SEARCHED_NAMES', 'BEST_AT_8', 'IMAGE_GRIDS', 'LARGE_TIMES', 'LARGE_ARMS',
+           'RULE_GUIDES', 'RULE_CHANGES', 'NET_CHANGES', 'GROUP_SAMPLES', 'IMAGE_MEASURES', 'cell_of', 'images_of',
+           'validation_data', 'run_image_cell', 'run_each', 'run_on_task', 'sample_flops', 'two_gigabytes',
            'image_cost', 'image_sweep', 'equal_compute', 'search_draws', 'image_sizes', 'most_projections',
            'plain_cell', 'trials_of', 'finals_of', 'trial_cell', 'image_search_study', 'best_settings', 'settings_of',
            'usual_settings', 'most_images', 'image_cells', 'seeds_of', 'images_study', 'image_large_study',
@@ -139,13 +139,15 @@ def image_cost(
 # %% ../../nbs/images/09_arms.ipynb #iarms-32x
 def image_sweep(
     name:str, # of the study
-    cells:list[dict], # of `image_cells`
+    cells:list[dict], # as `run_cell` takes them
     data_dir:str|None=None, # where images are looked for
     device:str='cpu', # where to compute
+    run_cell:Callable=run_image_cell, # a cell, `data_dir` and `device` to its row
+    cost:Callable=image_cost, # a cell to about its seconds on one core
+    memory:Callable=two_gigabytes, # a cell to the bytes that it needs
 ) -> Study: # ready for a sweep
-    "A study of compositional images: one network a cell."
-    run = partial(run_each, run_image_cell, data_dir, device)
-    return Study(name, cells, run, cost=image_cost, memory=two_gigabytes, width=1)
+    "A study of images: one network a cell."
+    return Study(name, cells, partial(run_each, run_cell, data_dir, device), cost=cost, memory=memory, width=1)
 
 # %% ../../nbs/images/09_arms.ipynb #iarms-17
 def equal_compute(
@@ -245,7 +247,7 @@ def finals_of(
     scale:str, # one of IMAGE_SIZES
 ) -> tuple[int, ...]: # numbers of draws
     "The draws of an arm that are tried at k = 8: the best at k = 4 at `paper` scale, else the first ones."
-    return FINALS.get(arm, ()) if scale == 'paper' else tuple(range(min(FINAL_DRAWS, len(trials_of(arm, scale)))))
+    return FINALS[arm] if scale == 'paper' else tuple(range(min(FINAL_DRAWS, len(trials_of(arm, scale)))))
 
 # %% ../../nbs/images/09_arms.ipynb #iarms-24
 def trial_cell(
@@ -286,16 +288,7 @@ def best_settings(
     return table.loc[at].set_index(['arm', 'k'])[[*names, 'accuracy']]
 
 # %% ../../nbs/images/09_arms.ipynb #iarms-30
-RULE_USED = dict(align_kernel='rbf', align_ridge=1., align_bandwidth=2., align_lr=.03)
-# arm and k to settings, the best of the stored search; without an entry for k = 8, those of k = 4
-SETTINGS_USED = {
-    ('monolithic', 4): dict(lr=.001, depth=1, decay=0., width=512),
-    ('modular', 4): dict(lr=.002, depth=1, decay=.1, width=512, b=32),
-    ('modular, own labels', 4): dict(lr=.002, depth=1, decay=.1, width=512, b=32),
-    ('paper', 4): dict(lr=.004, depth=1, decay=1., width=512, b=64) | RULE_USED,
-    ('paper, own labels', 4): dict(lr=.004, depth=1, decay=1., width=512, b=64) | RULE_USED,
-    ('lasso', 4): dict(lr=.004, depth=1, decay=0., width=256, b=64, penalty=.3),
-    ('screen', 4): dict(lr=.004, depth=1, decay=0., width=256, b=64)}
+BEST_AT_8 = {} # arm to its best draw at k = 8, once the finals are stored; until then its best at k = 4
 
 def settings_of(
     arm:str, # name, of IMAGE_ARMS or beginning with one of those
@@ -305,7 +298,8 @@ def settings_of(
     names = [name for name in SEARCHED if arm == name or arm.startswith(f'{name},')]
     name = 'screen' if arm.startswith('oracle') else max(names, key=len, default=None)
     if name is None: raise ValueError(f'arm must begin with one of {", ".join(SEARCHED)} or oracle; got arm={arm!r}')
-    return dict(SETTINGS_USED.get((name, 8 if k > 5 else 4), SETTINGS_USED[name, 4]))
+    at_4 = FINALS[name][0]
+    return trials_of(name, 'paper')[BEST_AT_8.get(name, at_4) if k > 5 else at_4]
 
 # %% ../../nbs/images/09_arms.ipynb #iarms-30b
 def usual_settings(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LAYOUTS', 'GROWTH', 'PICTURE_METHODS', 'PICTURE_RATES', 'PICTURE_RATES_USED', 'PICTURE_SIZES', 'PICTURE_IMAGES',
-           'put_back', 'places_right', 'PictureNet', 'places_left', 'head_shape', 'random_weights', 'picture_flops',
+           'put_back', 'places_right', 'PictureNet', 'channel_sizes', 'head_shape', 'random_weights', 'picture_flops',
            'channels_of', 'PictureCell', 'picture_order', 'run_pictures', 'picture_cells', 'run_picture_cell',
            'picture_cost', 'image_convolution_study', 'best_rates', 'trained_pictures', 'plot_convolution']
 
@@ -12,7 +12,6 @@ __all__ = ['LAYOUTS', 'GROWTH', 'PICTURE_METHODS', 'PICTURE_RATES', 'PICTURE_RAT
 import math
 import time
 from dataclasses import asdict
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -31,7 +30,7 @@ from .task import ComposeTask
 from .screen import relevance, supports
 from .matching import assign, class_signatures, law, match_laws
 from .compose import ComposeCell, Several, measure_image_net, train_image_net
-from .arms import SEARCH_SEED, TRIAL_PART, images_of, most_images, run_each, seeds_of, two_gigabytes
+from .arms import SEARCH_SEED, TRIAL_PART, image_sweep, images_of, most_images, seeds_of
 from .arms import validation_data
 
 # %% ../../nbs/images/13_convolution.ipynb #conv-05
@@ -83,13 +82,12 @@ class PictureNet(torch.nn.Module):
         self.register_buffer('support', support)
         g = torch.Generator().manual_seed(seed)
         self.groups = self.k if layout == 'own' else 1
-        pile = self.k if layout == 'stacked' else 1
-        sizes = [shape[2]*pile, *(channels*growth for growth in GROWTH)]
+        sizes = channel_sizes(layout, self.k, shape, channels)
         made = [random_weights((self.groups*c_out, c_in, 3, 3), 9*c_in, g) for c_in, c_out in zip(sizes, sizes[1:])]
         self.kernels = torch.nn.ParameterList(made)
         self.shifts = torch.nn.ParameterList([torch.zeros(len(kernel)) for kernel in made])
-        head = head_shape(layout, self.k, sizes[-1]*places_left(shape), self.q)
-        self.head = torch.nn.Parameter(random_weights(head, None, g))
+        head = head_shape(layout, self.k, shape, self.q, channels)
+        self.head = torch.nn.Parameter(random_weights(head, head[1], g))
         self.offset = torch.nn.Parameter(torch.zeros(self.k, self.q))
 
     def forward(self, x:torch.Tensor) -> torch.Tensor:
@@ -103,31 +101,36 @@ class PictureNet(torch.nn.Module):
         return (out.reshape(len(z), self.k, self.q) + self.offset).flatten(1)[None]
 
 # %% ../../nbs/images/13_convolution.ipynb #conv-12
-def places_left(
-    shape:tuple[int, int, int] # height, width and channels of a picture
-) -> int: # places of a channel
-    "What three maxima over 2 x 2 leave of a picture."
-    return (shape[0] >> len(GROWTH))*(shape[1] >> len(GROWTH))
+def channel_sizes(
+    layout:str, # one of LAYOUTS
+    k:int, # images
+    shape:tuple[int, int, int], # height, width and channels of a picture
+    channels:int, # of the first convolution
+) -> list[int]: # channels before the first convolution and after each
+    "A pile of pictures has the channels of all of them."
+    return [shape[2]*(k if layout == 'stacked' else 1), *(channels*growth for growth in GROWTH)]
 
 # %% ../../nbs/images/13_convolution.ipynb #conv-13
 def head_shape(
     layout:str, # one of LAYOUTS
     k:int, # images
-    features:int, # of a picture after the convolutions
+    shape:tuple[int, int, int], # height, width and channels of a picture
     n_classes:int, # classes of an image, q
+    channels:int, # of the first convolution
 ) -> tuple[int, int, int]: # groups, inputs and outputs of the linear layer
-    "Modules have a layer each, or one for all of them; a monolithic network has one layer that sees everything."
+    "Modules have a layer each; a monolithic network has one layer that sees all that the maxima leave."
+    features = channels*GROWTH[-1]*(shape[0] >> len(GROWTH))*(shape[1] >> len(GROWTH))
     seen = k*features if layout == 'wide' else features
     return (k, features, n_classes) if layout in ('shared', 'own') else (1, seen, k*n_classes)
 
 # %% ../../nbs/images/13_convolution.ipynb #conv-14
 def random_weights(
     shape:tuple, # of the weights
-    inputs:int|None, # of a unit; None: the last but one of the shape
+    inputs:int, # of a unit
     g:torch.Generator, # random numbers
 ) -> torch.Tensor: # weights
     "Gaussian weights of variance two over the inputs of a unit (He et al. 2015)."
-    return torch.randn(shape, generator=g)*math.sqrt(2/(inputs or shape[-2]))
+    return torch.randn(shape, generator=g)*math.sqrt(2/inputs)
 
 # %% ../../nbs/images/13_convolution.ipynb #conv-16
 def picture_flops(
@@ -138,11 +141,11 @@ def picture_flops(
     channels:int, # of the first convolution
 ) -> float: # operations
     "Operations of the products for one sample, forward."
-    pictures, pile = (1, k) if layout == 'stacked' else (k, 1)
-    sizes, total = [shape[2]*pile, *(channels*growth for growth in GROWTH)], 0.
+    sizes, pictures = channel_sizes(layout, k, shape, channels), 1 if layout == 'stacked' else k
+    total = 2.*math.prod(head_shape(layout, k, shape, n_classes, channels))
     for halved, (c_in, c_out) in enumerate(zip(sizes, sizes[1:])):
         total += 2*9*c_in*c_out*(shape[0] >> halved)*(shape[1] >> halved)*pictures
-    return total + 2*math.prod(head_shape(layout, k, sizes[-1]*places_left(shape), n_classes))
+    return total
 
 # %% ../../nbs/images/13_convolution.ipynb #conv-17
 def channels_of(
@@ -262,13 +265,11 @@ def image_convolution_study(
     scale:str='quick', # one of PICTURE_SIZES
     dataset:str='digits', # name of the data set
     first_seed:int=0, # of the seeds
-    data_dir:str|None=None, # where images are looked for
-    device:str='cpu', # where to compute
+    **how # `data_dir` and `device` of `image_sweep`
 ) -> Study: # of convolutional networks
     "Convolutional modules and monolithic networks, with a search for their rates."
-    run = partial(run_each, run_picture_cell, data_dir, device)
     cells = picture_cells(dataset, scale, first_seed)
-    return Study('image_convolution', cells, run, cost=picture_cost, memory=two_gigabytes, width=1)
+    return image_sweep('image_convolution', cells, run_cell=run_picture_cell, cost=picture_cost, **how)
 
 # %% ../../nbs/images/13_convolution.ipynb #conv-29
 def best_rates(

@@ -10,7 +10,7 @@ __all__ = ['OVERLAP', 'COMPOSITIONS', 'HARDER_ARMS', 'HARDER_PART', 'images_in',
 # %% ../../nbs/images/12_harder.ipynb #hard-03
 import math
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -21,8 +21,8 @@ from ..base.symbols import choice
 from .data import CLASSES
 from .task import ComposeTask, input_dtype
 from .compose import ComposeCell
-from .arms import IMAGE_ARMS, images_of, most_images, most_projections, run_each, run_on_task
-from .arms import seeds_of, two_gigabytes, usual_settings
+from .arms import IMAGE_ARMS, image_sweep, images_of, most_images, most_projections, run_on_task
+from .arms import seeds_of, usual_settings
 
 # %% ../../nbs/images/12_harder.ipynb #hard-05
 OVERLAP = 4 # images that overlap share this part of their width: one over it
@@ -217,12 +217,10 @@ def image_harder_study(
     scale:str='quick', # one of IMAGE_SIZES
     dataset:str='digits', # name of the data set
     first_seed:int=0, # of the seeds
-    data_dir:str|None=None, # where images are looked for
-    device:str='cpu', # where to compute
+    **how # `data_dir` and `device` of `image_sweep`
 ) -> Study: # of compositions
     "All compositions with five methods. Raises `ValueError` for an unknown scale or data set."
     choice('dataset', dataset, CLASSES)
     axes = grid(composition=COMPOSITIONS, arm=HARDER_ARMS, seed=seeds_of(scale, first_seed))
     cells = [harder_cell(**one, dataset=dataset, scale=scale) for one in axes]
-    run = partial(run_each, run_harder, data_dir, device)
-    return Study('image_harder', cells, run, cost=harder_cost, memory=two_gigabytes, width=1)
+    return image_sweep('image_harder', cells, run_cell=run_harder, cost=harder_cost, **how)

@@ -8,7 +8,6 @@ __all__ = ['ROTATED_METHODS', 'ORACLE_SAMPLES', 'ROTATED_GRIDS', 'RotatedCell', 
 
 # %% ../../nbs/images/11_rotated.ipynb #rot-03
 from dataclasses import asdict
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -23,7 +22,7 @@ from .task import ComposeTask
 from .subspaces import PRIOR, SPARE_DIRECTIONS, ReducedTask, RotatedTask, rotated_modules
 from .subspaces import subspace_purity
 from .compose import ComposeCell
-from .arms import IMAGE_SIZES, images_of, most_images, most_projections, run_each, run_on_task
+from .arms import IMAGE_SIZES, image_sweep, images_of, most_images, most_projections, run_on_task
 from .arms import seeds_of, usual_settings
 
 # %% ../../nbs/images/11_rotated.ipynb #rot-05
@@ -132,13 +131,12 @@ def rotated_cells(
     choice('dataset', dataset, CLASSES)
     shape = ROTATED_GRIDS[choice('scale', scale, ROTATED_GRIDS)]
     def cell(one, seed):
-        name = one['method']
-        like = 'screen' if name in ('subspaces', 'oracle, leading') else name.removesuffix(', leading')
+        reduced = one['method'] in ('subspaces', 'oracle, leading')         # modules see `rank` directions
+        like = 'screen' if reduced else one['method'].removesuffix(', leading')
         how = usual_settings(like, shape['k'], dataset, scale)
         how = {name: how[name] for name in RotatedCell.__dataclass_fields__ if name in how}
         own = RotatedCell(**how | dict(k=shape['k'], seed=seed) | one)
-        few = own.rank if name in ('subspaces', 'oracle, leading') else own.b
-        wide = dict(b=min(own.b, most_projections(dataset), few))
+        wide = dict(b=min(own.b, most_projections(dataset), own.rank if reduced else own.b))
         return dict(dataset=dataset, images=most_images(scale)) | asdict(own) | wide
     return [cell(one, seed) for one in rotated_variants(scale) for seed in seeds_of(scale, first_seed)]
 
@@ -165,10 +163,8 @@ def image_rotated_study(
     scale:str='quick', # one of ROTATED_GRIDS
     dataset:str='digits', # name of the data set
     first_seed:int=0, # of the seeds
-    data_dir:str|None=None, # where images are looked for
-    device:str='cpu', # where to compute
+    **how # `data_dir` and `device` of `image_sweep`
 ) -> Study: # of rotated images
     "Rotated inputs: found and given subspaces, and networks that see everything."
-    run = partial(run_each, run_rotated, data_dir, device)
-    cells = rotated_cells(scale, dataset, first_seed)
-    return Study('image_rotated', cells, run, cost=rotated_cost, memory=rotated_memory, width=1)
+    how |= dict(run_cell=run_rotated, cost=rotated_cost, memory=rotated_memory)
+    return image_sweep('image_rotated', rotated_cells(scale, dataset, first_seed), **how)
